@@ -1,0 +1,364 @@
+"""The command line: the same steps as the pages, with progress bars.
+
+Commands and formats are a contract (DESIGN.md). A mistake of the user's ends as one line on
+standard error that names the file, row or option and what to do, and exit code 2.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from app import models as m
+from app.db import migrate, reading, session_factory
+from app.progress import console, run
+from app.settings import Settings, settings
+
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+reference_cli = typer.Typer(no_args_is_help=True, help="Reference models: a language model and one SAE.")
+sae_cli = typer.Typer(no_args_is_help=True, help="Train sparse autoencoders.")
+cli.add_typer(reference_cli, name="reference")
+cli.add_typer(sae_cli, name="sae")
+
+TextField = Annotated[str, typer.Option(help="Field or column that holds the text.")]
+IdField = Annotated[str, typer.Option(help="Field or column that holds the id.")]
+AUTHOR = "owner"
+
+
+def main() -> None:
+    """Entry point: user errors become one line and exit code 2."""
+    try:
+        cli()
+    except (ValueError, OSError) as error:
+        message = " ".join(str(error).split())
+        sys.stderr.write(f"tokensieve: {message}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("tokensieve: stopped; run the same command again to go on where it stopped\n")
+        raise SystemExit(130) from None
+
+
+def opened() -> tuple[Settings, sessionmaker[Session]]:
+    config = settings()
+    migrate(config)
+    return config, session_factory(config)
+
+
+def find_project(session: Session, name: str) -> m.Project:
+    found = session.scalar(select(m.Project).where(m.Project.slug == name.lower()))
+    if found is None:
+        known = ", ".join(session.scalars(select(m.Project.slug)).all()) or "none yet"
+        raise ValueError(f"no project {name!r} (there are: {known}); `tokensieve import {name} FILE…` makes one")
+    return found
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port.")] = None,
+    worker: Annotated[bool, typer.Option(help="Start a worker process beside the server.")] = True,
+) -> None:
+    """The workbench (with a worker beside it unless --no-worker)."""
+    from app.serving import serve as start
+
+    config, _ = opened()
+    changes = {k: v for k, v in {"host": host, "port": port}.items() if v is not None}
+    start(config.model_copy(update=changes), worker=worker)
+
+
+@cli.command()
+def worker() -> None:
+    """One more worker process, on this or another machine with the same database and data directory."""
+    from app.worker import run_forever
+
+    config, _ = opened()
+    run_forever(config)
+
+
+@cli.command()
+def demo(
+    headless: Annotated[bool, typer.Option("--headless", help="Print the results table and exit instead of serving.")] = False,
+    port: Annotated[int | None, typer.Option(help="Port.")] = None,
+) -> None:
+    """Build the demo project "Medicine" end to end, then serve it."""
+    from app.demo import build
+    from app.serving import check_port
+    from app.serving import serve as start
+
+    config, sessions = opened()
+    if port is not None:
+        config = config.model_copy(update={"port": port})
+    if not headless:
+        check_port(config)
+    build(config, sessions)
+    if not headless:
+        start(config)
+
+
+@cli.command("import")
+def import_(
+    project: Annotated[str, typer.Argument(help="Project; made if it is new.")],
+    files: Annotated[list[str], typer.Argument(help=".jsonl[.gz|.zst] .parquet .csv .txt or hf:DATASET[:CONFIG][:SPLIT]")],
+    family: Annotated[str, typer.Option(help="Source register of these documents, such as pubmed.")],
+    side: Annotated[str, typer.Option(help="forget, retain, mixed or unknown.")],
+    text_field: TextField = "text",
+    id_field: IdField = "id",
+) -> None:
+    """Take documents into a project."""
+    from app.importing import import_file
+    from labeling.documents import SIDES, format_of
+
+    if side not in SIDES:
+        raise ValueError(f"--side {side}: give one of {', '.join(SIDES)}")
+    for file in files:
+        if not file.startswith("hf:"):
+            format_of(file)
+            if not Path(file).is_file():
+                raise ValueError(f"{file}: no such file")
+    _, sessions = opened()
+    with sessions.begin() as session:
+        row = session.scalar(select(m.Project).where(m.Project.slug == project.lower()))
+        if row is None:
+            row = m.Project(slug=project.lower(), name=project)
+            session.add(row)
+            session.flush()
+        project_id = row.id
+    for file in files:
+        made = run(import_file(sessions, project_id, file, Path(file).name, family, side, text_field, id_field, AUTHOR))
+        info = made[-1].info
+        print(f"{file}: {info['rows']} rows, {info['added']} added, {info['rejected']} rejected, {info['conflicts']} conflicts")
+        for issue in info["issues"]:
+            console.print(issue, markup=False)
+
+
+@reference_cli.command("add")
+def reference_add(
+    name: str,
+    model: Annotated[str, typer.Option(help="Hub id or folder.")],
+    sae: Annotated[str, typer.Option(help="release/sae_id of sae-lens, or a folder.")],
+    layer: Annotated[int | None, typer.Option(help="Block whose output is read; default: what the SAE says.")] = None,
+) -> None:
+    """Register a language model and its SAE under a name."""
+    from app.references import add
+
+    _, sessions = opened()
+    row = add(sessions, name, model, sae, layer)
+    print(f"{row.name}: {row.model}, block {row.layer}, {row.info['d_sae']} latents ({row.info['architecture']})")
+
+
+@sae_cli.command("train")
+def sae_train(
+    model: Annotated[str, typer.Option(help="Hub id or folder of the language model.")],
+    layer: Annotated[int, typer.Option(help="Block whose output is reconstructed, counted from 0.")],
+    text: Annotated[list[str], typer.Option(help="File of documents, or FILE=TOKENS to take at most so many.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the SAE.")],
+    work: Annotated[Path | None, typer.Option(help="Folder for activations and checkpoints; default: OUT.work.")] = None,
+    d_sae: Annotated[int, typer.Option(help="Latents.")] = 4096,
+    k: Annotated[int, typer.Option(help="Active latents per token (TopK, BatchTopK).")] = 24,
+    architecture: Annotated[str, typer.Option(help="topk, batchtopk or jumprelu.")] = "topk",
+    samples: Annotated[int, typer.Option(help="Training samples (tokens, with repetition).")] = 20_000_000,
+    batch: Annotated[int, typer.Option(help="Samples a step.")] = 2048,
+    lr: Annotated[float, typer.Option(help="Adam learning rate.")] = 1.2e-3,
+    context: Annotated[int, typer.Option(help="Window length in tokens.")] = 256,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train an SAE on a model's hook point; resumes where it stopped. Loads with sae_lens.SAE.load_from_disk."""
+    from labeling.saes import SAEConfig, train_from_text
+
+    config = SAEConfig(
+        model=model, layer=layer, d_sae=d_sae, k=k, architecture=architecture, samples=samples, batch=batch, lr=lr,
+        context=context, seed=seed,
+    )  # fmt: skip
+    made = run(train_from_text(text, config, work or out.with_name(out.name + ".work"), out))
+    print(json.dumps(made[-1].info, indent=1))
+
+
+@cli.command()
+def discover(
+    project: str,
+    reference: Annotated[str | None, typer.Option(help="Reference to use; default: the project's.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Harvest anew, for documents imported since.")] = False,
+) -> None:
+    """Harvest activations and rank every latent."""
+    config, sessions = opened()
+    with sessions.begin() as session:
+        row = find_project(session, project)
+        if reference is not None:
+            found = session.scalar(select(m.Reference).where(m.Reference.name == reference))
+            if found is None:
+                raise ValueError(f"no reference {reference!r}; add it with `tokensieve reference add`")
+            again = again or (row.reference_id not in (None, found.id))
+            row.reference_id = found.id
+        project_id = row.id
+    from app.running import run_job
+
+    run_job(config, sessions, "discover", project_id, {"again": again}, AUTHOR)
+    print(f"discovered; accept latents at /projects/{project.lower()}/latents")
+
+
+@cli.command()
+def label(
+    project: str,
+    k: Annotated[int | None, typer.Option(help="Votes that make a seed.")] = None,
+    z: Annotated[float | None, typer.Option(help="Standard deviations above its mean at which a latent votes.")] = None,
+    boundary: Annotated[str | None, typer.Option(help="seeds, grow_above or grow_positive.")] = None,
+    predict: Annotated[list[str] | None, typer.Option(help="Label these files instead, by the project's newest rule.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Predictions file for --predict.")] = None,
+) -> None:
+    """Make weak labels from the accepted latents and the project's other functions."""
+    from app.rules import predict_with_rule, save_rule
+
+    config, sessions = opened()
+    changes = {name: value for name, value in {"k": k, "z": z, "boundary": boundary}.items() if value is not None}
+    with sessions.begin() as session:
+        project_id = find_project(session, project).id
+        if not predict:
+            rule_id = save_rule(session, project_id, changes, AUTHOR).id
+    if predict:
+        if out is None:
+            raise ValueError("--predict needs -o OUT.jsonl")
+        run(predict_with_rule(config, sessions, project_id, predict, out))
+        return
+    from app.running import run_job
+
+    run_job(config, sessions, "label", project_id, {"rule_id": rule_id}, AUTHOR)
+    print("labelled")
+
+
+@cli.command()
+def train(
+    project: str,
+    name: Annotated[str, typer.Option(help="Name of the classifier.")] = "classifier",
+    mode: Annotated[str, typer.Option(help="probe (frozen backbone) or finetune.")] = "finetune",
+    backbone: Annotated[str | None, typer.Option(help="Encoder: hub id or folder; default: MiniLM.")] = None,
+    epochs: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """Distil the newest weak labels into a classifier."""
+    config, sessions = opened()
+    with reading(sessions) as session:
+        project_id = find_project(session, project).id
+        newest = session.scalar(select(m.LabelSet.id).where(m.LabelSet.project_id == project_id).order_by(m.LabelSet.id.desc()).limit(1))
+    if newest is None:
+        raise ValueError(f"project {project!r} has no weak labels yet; run `tokensieve label {project}` first")
+    args: dict[str, Any] = {"label_set_id": newest, "name": name, "mode": mode, "epochs": epochs}
+    from app.running import run_job
+
+    run_job(config, sessions, "train", project_id, args | ({"backbone": backbone} if backbone else {}), AUTHOR)
+    evaluate(project)
+
+
+@cli.command()
+def evaluate(
+    project: str,
+    classifier: Annotated[str | None, typer.Option(help="NAME or NAME:VERSION; default: the newest.")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Score a classifier against held-out weak labels and gold."""
+    from app.results import results_table
+
+    config, sessions = opened()
+    with reading(sessions) as session:
+        project_id = find_project(session, project).id
+        row = find_classifier(session, project_id, classifier)
+    from app.running import run_job
+
+    run_job(config, sessions, "evaluate", project_id, {"classifier_id": row.id}, AUTHOR)
+    with reading(sessions) as session:
+        info = session.get_one(m.Classifier, row.id).info
+    print(json.dumps(info, indent=1) if as_json else results_table(info))
+
+
+def find_classifier(session: Session, project_id: int, name: str | None) -> m.Classifier:
+    query = select(m.Classifier).where(m.Classifier.project_id == project_id).order_by(m.Classifier.id.desc())
+    if name is not None:
+        base, _, version = name.partition(":")
+        query = query.where(m.Classifier.name == base)
+        if version:
+            query = query.where(m.Classifier.version == int(version))
+    found = session.scalar(query.limit(1))
+    if found is None:
+        raise ValueError(f"no such classifier {name or ''}; train one with `tokensieve train`")
+    return found
+
+
+def classifier_folder(name: str) -> Path:
+    """An exported folder, or a project's PROJECT/NAME[:VERSION] or NAME:VERSION."""
+    if Path(name).is_dir():
+        return Path(name)
+    config, sessions = opened()
+    with reading(sessions) as session:
+        project, _, base = name.rpartition("/")
+        rows = session.scalars(select(m.Project)).all()
+        for row in rows:
+            if project and row.slug != project.lower():
+                continue
+            try:
+                found = find_classifier(session, row.id, base)
+            except ValueError:
+                continue
+            return config.data_dir / session.get_one(m.Artifact, found.artifact_id).path
+    raise ValueError(f"{name}: neither an exported classifier folder nor a project's name:version")
+
+
+@cli.command()
+def predict(
+    classifier: Annotated[str, typer.Argument(help="Exported folder or NAME:VERSION.")],
+    inputs: Annotated[list[str], typer.Argument(help="Files of documents; - for JSONL on standard input.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Predictions, one JSON object a line; - for standard output.")],
+    text_field: TextField = "text",
+    id_field: IdField = "id",
+) -> None:
+    """Score documents: every token once, long ones in windows."""
+    from labeling.predict import predict_files
+
+    run(predict_files(classifier_folder(classifier), inputs, out, text_field, id_field))
+
+
+@cli.command("filter")
+def filter_(
+    classifier: Annotated[str, typer.Argument(help="Exported folder or NAME:VERSION.")],
+    inputs: Annotated[list[str], typer.Argument(help="Files or folders of documents; - for standard input.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the filtered corpus.")],
+    treatment: Annotated[str, typer.Option(help="mask, remove or document.")],
+    threshold: Annotated[float | None, typer.Option(help="P(forget) from which a token is forget.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Share of all tokens to remove instead, such as 0.05.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer of input_ids: hub id or folder.")] = None,
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    text_field: TextField = "text",
+    id_field: IdField = "id",
+) -> None:
+    """Filter a corpus by loss mask, removal, or whole documents."""
+    from labeling.filtering import FilterConfig, filter_corpus
+
+    if threshold is not None and budget is not None:
+        raise ValueError("give --threshold or --budget, not both")
+    if engine != "local":
+        raise ValueError(f"--engine {engine}: only local is available")
+    config = FilterConfig(treatment=treatment, threshold=threshold, budget=budget, tokenizer=tokenizer)
+    made = run(filter_corpus(classifier_folder(classifier), inputs, out, config, text_field, id_field))
+    print(json.dumps(made[-1].info, indent=1))
+
+
+@cli.command()
+def score(
+    predictions: Annotated[str, typer.Argument(help="Predictions file; NAME=FILE to name its row.")],
+    gold: Annotated[str, typer.Argument(help="Annotated documents.")],
+    more: Annotated[list[str] | None, typer.Option("--with", help="Further predictions for the same table.")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """The evaluation table: F1, precision, recall, F2, AUROC, FPR per retain family, 95% intervals."""
+    from labeling.documents import must, read
+    from labeling.evaluate import Scores, format_table, read_predictions
+    from labeling.evaluate import score as run_score
+
+    truth = list(must(read(gold)))
+    table: dict[str, Scores] = {}
+    for item in [predictions, *(more or [])]:
+        name, _, file = item.rpartition("=")
+        table[name or Path(file).stem] = run_score(read_predictions(file), truth)
+    print(json.dumps({n: s.to_json() for n, s in table.items()}, indent=1) if as_json else format_table(table))
+

@@ -1,0 +1,128 @@
+"""The rule: its controls with a live what-if, its versions, saving one."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, HTTPException, Query, Request
+from fastapi.responses import Response
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app import queries
+from app.access import ProjectDep, StoreDep
+from app.db import SessionDep
+from app.jobs import enqueue
+from app.models import Project
+from app.pages import redirect, render
+from app.routes.jobs import job_context
+from app.security import CurrentUser
+from app.whatif import quick, sample_documents, shares, what_if
+from labeling.functions import Function, parse
+from labeling.rule import RuleConfig
+from labeling.store import Store
+
+router = APIRouter(prefix="/projects/{slug}/rule")
+
+
+def _texts(session: Session, project: Project, store: Store, all_at_once: bool) -> Callable[[str], str]:
+    """Texts by key; functions that read every document get them in one go."""
+    known = queries.texts_by_key(session, project.id, store.keys) if all_at_once else {}
+
+    def text_of(key: str) -> str:
+        if key not in known:
+            known.update(queries.texts_by_key(session, project.id, [key]))
+        return known.get(key, "")
+
+    return text_of
+
+
+def _preview(session: Session, project: Project, store: Store, config: RuleConfig, draw: int) -> dict[str, Any]:
+    """What the rule would flag now, beside what the saved one flags."""
+    latents = queries.accepted_latents(session, project)
+    functions = [parse(row.config) for row in queries.functions_of(session, project.id)]
+    saved = queries.newest_rule(session, project.id)
+    old = quick(store, [parse(function) for function in saved.functions]) if saved else []
+    now = quick(store, functions)
+    text_of = _texts(session, project, store, any(f.needs_text for f in [*now, *old]))
+    labels = what_if(store, latents, config, now, text_of)
+    before: dict[str, float] = {}
+    if saved:
+        saved_labels = what_if(store, saved.latents, RuleConfig(**saved.config), old, text_of)
+        before = {share.family: share.flagged for share in shares(store, saved_labels.flags)}
+    sides = queries.sides_of(session, project.id)
+    return {
+        "shares": sorted(shares(store, labels.flags), key=lambda share: (sides.get(share.family) != "forget", share.family)),
+        "before": before,
+        "saved": saved,
+        "samples": sample_documents(store, labels.flags, sides, text_of, draw),
+        "sides": sides,
+        "failed": labels.errors,
+        "left_out": [function.name for function in functions if function not in now],
+        "draw": draw,
+    }
+
+
+def config_of(request: Request, start: dict[str, Any]) -> tuple[RuleConfig, dict[str, str]]:
+    """The controls' values over the saved rule's, and what is wrong with them."""
+    given = {name: value for name, value in request.query_params.items() if name in RuleConfig.model_fields and value != ""}
+    return _checked({**start, **given}, RuleConfig(**start))
+
+
+def _checked(values: dict[str, Any], otherwise: RuleConfig) -> tuple[RuleConfig, dict[str, str]]:
+    try:
+        return RuleConfig.model_validate(values), {}
+    except ValidationError as invalid:
+        return otherwise, {str((*error["loc"], "")[0]): error["msg"] for error in invalid.errors()}
+
+
+def _page(request: Request, session: Session, project: Project, store: Store | None, config: RuleConfig,
+          errors: dict[str, str], draw: int = 0) -> Response:  # fmt: skip
+    rules = queries.rules_of(session, project.id)
+    context: dict[str, Any] = {"project": project, "config": config, "errors": errors, "rules": rules, "ready": False,
+                               "fields": RuleConfig.model_fields, "latents": queries.accepted_latents(session, project),
+                               "functions": queries.functions_of(session, project.id),
+                               "jobs": [job_context(session, job) for job in queries.newest_jobs(session, project.id, ["label"], 1)]}  # fmt: skip
+    if store is not None and (context["latents"] or context["functions"]):
+        context |= {"ready": True, **_preview(session, project, store, config, draw)}
+        context["document_ids"] = queries.document_ids(session, project.id, [sample.key for sample in context["samples"]])
+    partial = "rule/_preview.html" if context["ready"] else None
+    return render(request, "rule/index.html", partial, 422 if errors else 200, **context)
+
+
+@router.get("")
+def index(
+    request: Request, project: ProjectDep, session: SessionDep, store: StoreDep, draw: Annotated[int, Query(ge=0, le=10**6)] = 0
+) -> Response:
+    saved = queries.newest_rule(session, project.id)
+    config, errors = config_of(request, saved.config if saved else {})
+    return _page(request, session, project, store, config, errors, draw)
+
+
+@router.post("")
+def save(
+    request: Request,
+    project: ProjectDep,
+    session: SessionDep,
+    store: StoreDep,
+    user: CurrentUser,
+    k: Annotated[str, Form()],
+    z: Annotated[str, Form()],
+    boundary: Annotated[str, Form()],
+    grow_above: Annotated[str, Form()] = "0",
+    min_tokens: Annotated[str, Form()] = "1",
+    close_gap: Annotated[str, Form()] = "0",
+) -> Response:
+    """A new version of the rule (unless it says the same as the newest) and the job that labels by it."""
+    values = {"k": k, "z": z, "boundary": boundary, "grow_above": grow_above, "min_tokens": min_tokens, "close_gap": close_gap}
+    config, errors = _checked(values, RuleConfig())
+    if errors:
+        return _page(request, session, project, store, config, errors)
+    latents = queries.accepted_latents(session, project)
+    functions = [function.config for function in queries.functions_of(session, project.id)]
+    if not latents and not functions:
+        raise HTTPException(409, "Accept a latent or write a function first: a rule needs something that votes.")
+    if store is None:
+        raise HTTPException(409, "Harvest the corpus first: a rule labels an activation store.")
+    rule = queries.save_rule(session, project.id, config.model_dump(mode="json"), latents, functions, user)
+    enqueue(session, "label", project.id, {"rule_id": rule.id}, user)
+    return redirect(request, f"/projects/{project.slug}/rule")

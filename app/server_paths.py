@@ -1,0 +1,29 @@
+"""Files on the server that a form may name: only regular ones inside the configured folders."""
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def checked(name: str, roots: Iterable[Path]) -> Path:
+    """The real path of a readable regular file inside a root. Raises ValueError.
+
+    One message for everything outside, so that the form does not tell which files exist.
+    """
+    outside = ValueError("give the full path of a file inside a folder listed in TOKENSIEVE_IMPORT_ROOTS")
+    if not name or "\0" in name or not Path(name).is_absolute():
+        raise outside
+    try:
+        path = Path(name).resolve(strict=True)
+        if not any(path.is_relative_to(root.resolve()) for root in roots):
+            raise outside
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a FIFO must not block us
+    except (OSError, RuntimeError):
+        raise outside from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise outside
+    finally:
+        os.close(descriptor)
+    return path

@@ -1,0 +1,38 @@
+"""One Settings class, read from the environment (`TOKENSIEVE_…`)."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things live and who may reach them."""
+
+    model_config = SettingsConfigDict(env_prefix="TOKENSIEVE_")
+
+    data_dir: Path = Path("data")
+    database_url: str = ""  # empty: SQLite in the data directory
+    host: str = "127.0.0.1"
+    port: int = 8765
+    import_roots: list[Path] = []  # folders from which `import` by server path is allowed
+    lease_seconds: float = 20.0
+    poll_seconds: float = 0.5
+    session_days: int = 14
+
+    @property
+    def url(self) -> str:
+        return self.database_url or f"sqlite:///{(self.data_dir / 'tokensieve.db').absolute()}"
+
+    @property
+    def assets_dir(self) -> Path:
+        return self.data_dir / "assets"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        return self.data_dir / "artifacts"
+
+
+@lru_cache
+def settings() -> Settings:
+    return Settings()

@@ -1,0 +1,315 @@
+"""The steps a worker runs: read rows, call one step of `labeling`, register what it made.
+
+Only the worker imports this module's targets, so torch stays out of the web process. Output
+folders are named after the job, so a job that is run again after a kill finds its own shards.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker, undefer
+
+from app import models as m
+from app.db import reading
+from app.importing import import_file
+from app.jobs import JobView
+from app.settings import Settings
+from labeling.artifacts import ArtifactError, read_manifest
+from labeling.documents import Document
+from labeling.events import Artifact, Event, Progress
+
+Sessions = sessionmaker[Session]
+
+
+def newest(session: Session, project_id: int, kind: str) -> m.Artifact:
+    """The project's newest artifact of a kind. Raises ValueError saying which step makes one."""
+    maker = {"store": "discover", "discovery": "discover", "labels": "label"}.get(kind, kind)
+    found = session.scalar(
+        select(m.Artifact).where(m.Artifact.project_id == project_id, m.Artifact.kind == kind).order_by(m.Artifact.id.desc()).limit(1)
+    )
+    if found is None:
+        raise ValueError(f"the project has no {kind} yet; run `tokensieve {maker}` first")
+    return found
+
+
+def register(sessions: Sessions, settings: Settings, job: JobView, event: Artifact) -> int:
+    """Record a finished folder once, whatever number of times its job ran."""
+    path = event.path.resolve().relative_to(settings.data_dir.resolve()).as_posix()
+    with sessions() as session, session.begin():
+        row = session.scalar(select(m.Artifact).where(m.Artifact.path == path))
+        if row is None:
+            row = m.Artifact(project_id=job.project_id, job_id=job.id, kind=event.kind, path=path, info=event.info)
+            session.add(row)
+            session.flush()
+        return row.id
+
+
+def once(out: Path, kind: str, make: Callable[[], Iterator[Event]]) -> Iterator[Event]:
+    """Run a step unless its folder is already whole (killed after the rename, before the database knew)."""
+    try:
+        manifest = read_manifest(out, kind)
+    except ArtifactError:
+        yield from make()
+    else:
+        yield Artifact(kind, out, manifest["info"])
+
+
+def relay(events: Iterator[Event], made: list[Artifact]) -> Iterator[Event]:
+    for event in events:
+        if isinstance(event, Artifact):
+            made.append(event)
+        yield event
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A project's families and sides, and where its texts are."""
+
+    sides: dict[str, str]
+    sessions: Sessions
+    project_id: int
+
+    def text_of(self, key: str) -> str:
+        with reading(self.sessions) as session:
+            return session.scalars(
+                select(m.Document.text).where(m.Document.project_id == self.project_id, m.Document.key == key)
+            ).one()
+
+
+def corpus_of(sessions: Sessions, project_id: int) -> Corpus:
+    with reading(sessions) as session:
+        families = session.scalars(select(m.Family).where(m.Family.project_id == project_id))
+        return Corpus({f.name: f.side for f in families}, sessions, project_id)
+
+
+def project_documents(session: Session, project_id: int) -> list[m.Document]:
+    """Every document but the sealed ones, in import order."""
+    query = (
+        select(m.Document)
+        .where(m.Document.project_id == project_id, m.Document.split != "sealed")
+        .options(undefer(m.Document.text))
+        .order_by(m.Document.id)
+    )
+    return list(session.scalars(query))
+
+
+def import_files(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
+    assert job.project_id is not None
+    a = job.args
+    source = a["path"] if a["path"].startswith("hf:") else str(settings.data_dir / a["path"])
+    yield from import_file(
+        sessions, job.project_id, source, a["filename"], a["family"], a["side"],
+        a.get("text_field") or "text", a.get("id_field") or "id", job.author,
+    )  # fmt: skip
+
+
+def harvest(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
+    """Documents -> activation store."""
+    from labeling.harvest import HarvestConfig, StoreDocument, open_reference
+    from labeling.harvest import harvest as run
+
+    assert job.project_id is not None
+    with reading(sessions) as session:
+        project = session.get_one(m.Project, job.project_id)
+        reference = project.reference
+        if reference is None:
+            raise ValueError("the project has no reference yet; choose one on its page or with `tokensieve discover --reference`")
+        documents = [StoreDocument(d.key, d.text, d.family.name, d.split) for d in project_documents(session, job.project_id)]
+        info = {"reference": reference.name, "reference_id": reference.id, "model": reference.model, "sae": reference.sae, "layer": reference.layer}  # fmt: skip
+    if not documents:
+        raise ValueError("the project has no documents yet; import some first")
+    out = settings.artifacts_dir / f"store-{job.id}"
+
+    def make() -> Iterator[Event]:
+        yield Progress(0, None, "", "load reference")
+        model, sae = open_reference(info["model"], info["sae"], info["layer"])
+        yield from run(documents, model, sae, out, HarvestConfig(), info)
+
+    made: list[Artifact] = []
+    yield from relay(once(out, "store", make), made)
+    register(sessions, settings, job, made[-1])
+
+
+def discover(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
+    """Harvest if the corpus has no store yet (or `again` is set), then rank every latent."""
+    from labeling.discovery import discover as run
+
+    assert job.project_id is not None
+    with reading(sessions) as session:
+        stores = select(m.Artifact.id).where(m.Artifact.project_id == job.project_id, m.Artifact.kind == "store")
+        mine = session.scalar(stores.where(m.Artifact.job_id == job.id))
+        if job.args.get("again") and mine is None or session.scalar(stores) is None:
+            fresh = True
+        else:
+            fresh = False
+    if fresh:
+        yield from harvest(settings, sessions, job)
+    with reading(sessions) as session:
+        store = settings.data_dir / newest(session, job.project_id, "store").path
+    out = settings.artifacts_dir / f"discovery-{job.id}"
+    sides = corpus_of(sessions, job.project_id).sides
+    made: list[Artifact] = []
+    yield from relay(once(out, "discovery", lambda: run(store, sides, out)), made)
+    register(sessions, settings, job, made[-1])
+
+
+def label(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
+    """Apply a saved rule to the newest store: weak labels."""
+    from labeling.functions import parse
+    from labeling.rule import RuleConfig, label_corpus
+
+    assert job.project_id is not None
+    corpus = corpus_of(sessions, job.project_id)
+    with reading(sessions) as session:
+        rule = session.get_one(m.Rule, job.args["rule_id"])
+        store = newest(session, job.project_id, "store")
+        store_id, store_path = store.id, settings.data_dir / store.path
+        config, latents = RuleConfig(**rule.config), [int(n) for n in rule.latents]
+        functions = [parse(f) for f in rule.functions]
+        info = {"rule": rule.version, "rule_sha256": rule.sha256}
+    out = settings.artifacts_dir / f"labels-{job.id}"
+    made: list[Artifact] = []
+    yield from relay(
+        once(out, "labels", lambda: label_corpus(store_path, latents, config, functions, corpus.text_of, out, info)), made
+    )
+    artifact_id = register(sessions, settings, job, made[-1])
+    with sessions() as session, session.begin():
+        if session.scalar(select(m.LabelSet).where(m.LabelSet.artifact_id == artifact_id)) is None:
+            session.add(
+                m.LabelSet(
+                    project_id=job.project_id, rule_id=job.args["rule_id"], store_id=store_id,
+                    artifact_id=artifact_id, info=made[-1].info,
+                )  # fmt: skip
+            )
+
+
+def weak_documents(settings: Settings, sessions: Sessions, label_set_id: int) -> list[tuple[Document, str]]:
+    """(document with its weak labels as spans, split) for every document of a label set."""
+    import numpy as np
+
+    from labeling.rule import spans_of
+    from labeling.store import Store
+
+    with reading(sessions) as session:
+        labels = session.get_one(m.LabelSet, label_set_id)
+        store = Store.open(settings.data_dir / session.get_one(m.Artifact, labels.store_id).path)
+        flags = np.load(settings.data_dir / session.get_one(m.Artifact, labels.artifact_id).path / "labels.npy")
+        rows = {d.key: d for d in project_documents(session, labels.project_id)}
+        out = []
+        for i, key in enumerate(store.keys):
+            if key in rows:
+                d = rows[key]
+                out.append((Document(key, d.text, d.family.name, d.family.side, spans=spans_of(store, flags, i)), d.split))
+        return out
+
+
+def train(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
+    """Distil weak labels into a classifier, score the corpus with it, evaluate it."""
+    from labeling.predict import predict_corpus
+    from labeling.train import Labelled, TrainConfig
+    from labeling.train import train as run
+
+    assert job.project_id is not None
+    args = job.args
+    examples = [Labelled(d, split) for d, split in weak_documents(settings, sessions, args["label_set_id"])]
+    backbone = args.get("backbone") or str(settings.assets_dir / "minilm")
+    config = TrainConfig(backbone=backbone, **{k: args[k] for k in ("mode", "epochs", "lr", "seed") if k in args})
+    with reading(sessions) as session:
+        definition = session.scalar(
+            select(m.Definition).where(m.Definition.project_id == job.project_id).order_by(m.Definition.version.desc()).limit(1)
+        )
+        labels = session.get_one(m.LabelSet, args["label_set_id"])
+        info = {
+            "project": session.get_one(m.Project, job.project_id).name,
+            "definition": {"includes": definition.includes, "excludes": definition.excludes} if definition else None,
+            "label_set": labels.id,
+            "rule": {"version": labels.rule.version, "sha256": labels.rule.sha256, "latents": len(labels.rule.latents)},
+        }
+    out, made = settings.artifacts_dir / f"classifier-{job.id}", list[Artifact]()
+    yield from relay(once(out, "classifier", lambda: run(examples, config, out, info)), made)
+    scored = settings.artifacts_dir / f"predictions-{job.id}"
+    yield from relay(once(scored, "predictions", lambda: predict_corpus(out, [e.document for e in examples], scored)), made)
+    trained, predicted = (next(a for a in made if a.kind == kind) for kind in ("classifier", "predictions"))
+    artifact_id, predictions_id = (register(sessions, settings, job, a) for a in (trained, predicted))
+    with sessions() as session, session.begin():
+        row = session.scalar(select(m.Classifier).where(m.Classifier.artifact_id == artifact_id))
+        if row is None:
+            name = args.get("name") or "classifier"
+            taken = session.scalars(
+                select(m.Classifier.version).where(m.Classifier.project_id == job.project_id, m.Classifier.name == name)
+            )
+            row = m.Classifier(
+                project_id=job.project_id, name=name, version=max(taken, default=0) + 1, label_set_id=args["label_set_id"],
+                artifact_id=artifact_id, predictions_id=predictions_id,
+                threshold=float(trained.info["threshold"]), info={"training": trained.info},
+            )  # fmt: skip
+            session.add(row)
+            session.flush()
+        classifier_id = row.id
+    yield from evaluate_classifier(settings, sessions, classifier_id)
+
+
+def evaluate(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
+    yield from evaluate_classifier(settings, sessions, int(job.args["classifier_id"]))
+
+
+def evaluate_classifier(settings: Settings, sessions: Sessions, classifier_id: int) -> Iterator[Event]:
+    """Scores on weak labels of the validation and test splits, and on gold where people annotated."""
+    from labeling.evaluate import score
+    from labeling.predictions import PredictionStore
+
+    with reading(sessions) as session:
+        row = session.get_one(m.Classifier, classifier_id)
+        assert row.label_set_id is not None and row.predictions_id is not None
+        label_set_id, threshold, project_id = row.label_set_id, row.threshold, row.project_id
+        predictions = PredictionStore.open(settings.data_dir / session.get_one(m.Artifact, row.predictions_id).path)
+    documents = weak_documents(settings, sessions, label_set_id)
+    sets = {split: [d for d, s in documents if s == split] for split in ("validation", "test")}
+    sets["gold"] = gold_documents(sessions, project_id)
+    results: dict[str, Any] = {}
+    for done, (name, truth) in enumerate(sets.items()):
+        yield Progress(done, len(sets), "sets", f"evaluate on {name}")
+        if truth:
+            results[name] = score((predictions.to_json(d.id, threshold) for d in truth), truth).to_json()
+    with sessions() as session, session.begin():
+        row = session.get_one(m.Classifier, classifier_id)
+        row.info = {**row.info, **results}
+    yield Progress(len(sets), len(sets), "sets", "evaluated")
+
+
+def gold_documents(sessions: Sessions, project_id: int) -> list[Document]:
+    """Documents whose newest annotation says done or clean: spans where forget, retain elsewhere."""
+    with reading(sessions) as session:
+        documents = {d.id: d for d in project_documents(session, project_id)}
+        events = session.scalars(
+            select(m.Annotation)
+            .join(m.Document, m.Document.id == m.Annotation.document_id)
+            .where(m.Document.project_id == project_id)
+            .order_by(m.Annotation.version)
+        )
+        newest_of = {e.document_id: e for e in events if e.document_id in documents}
+        return [
+            Document(d.key, d.text, d.family.name, d.family.side, spans=[(s[0], s[1]) for s in e.spans])
+            for d, e in ((documents[i], e) for i, e in newest_of.items())
+            if e.state in ("done", "clean")
+        ]
+
+
+def filter_corpus(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
+    """Stream files through a classifier into filtered parquet shards."""
+    from labeling.filtering import FilterConfig
+    from labeling.filtering import filter_corpus as run
+
+    a = job.args
+    with reading(sessions) as session:
+        row = session.get_one(m.Classifier, a["classifier_id"])
+        classifier = settings.data_dir / session.get_one(m.Artifact, row.artifact_id).path
+    config = FilterConfig(treatment=a["treatment"], threshold=a.get("threshold"), budget=a.get("budget"))
+    out = settings.artifacts_dir / f"filter-{job.id}"
+    inputs = [str(settings.data_dir / p) for p in a["inputs"]]
+    made: list[Artifact] = []
+    yield from relay(once(out, "filter", lambda: run(classifier, inputs, out, config)), made)
+    register(sessions, settings, job, made[-1])

@@ -1,0 +1,357 @@
+"""Scores of predictions against gold spans, per word, so that tokenizers compare (DESIGN, Formats).
+
+A word (`\\w+`) is forget if its first character lies in a span; a word whose first character lies
+in an `ignore` range is not scored. F1 alone misleads: with 19 retain documents per forget one, a
+10% false-positive rate is a precision of 0.31 (METHOD, traps). So the false-positive rate stands
+beside it, per family, and intervals resample whole documents, since a document's words are alike.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeling.documents import Document, check_spans, check_text, open_lines, parse_json
+from labeling.tokens import Spans, merge, words
+
+TP, FP, FN, TN = range(4)
+Interval = tuple[float, float] | None  # 95%, documents resampled
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FamilyScores:
+    """One family's part of the words. `fpr` is None without retain words, `recall` without forget words."""
+
+    side: str | None
+    documents: int
+    words: int
+    forget_words: int
+    fpr: float | None
+    recall: float | None
+    intervals: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The evaluation table. A figure with an empty denominator is None, never 0."""
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    f2: float | None
+    auroc: float | None
+    fpr: float | None
+    documents: int
+    words: int
+    forget_words: int
+    intervals: dict[str, Interval]
+    families: dict[str, FamilyScores]
+    ids: list[str] = field(repr=False)
+    counts: Ints = field(repr=False)  # (docs, 4): TP, FP, FN, TN
+    p: Floats = field(repr=False)  # P(forget) of each scored word
+    y: Bools = field(repr=False)  # gold of each scored word
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures, without the arrays they came from."""
+        names = ("precision", "recall", "f1", "f2", "auroc", "fpr", "documents", "words", "forget_words", "intervals")
+        return {n: getattr(self, n) for n in names} | {"families": {k: vars(v) for k, v in self.families.items()}}
+
+
+def score(
+    predictions: Iterable[Mapping[str, Any]], gold: Iterable[Document], bootstrap: int = 1000, seed: int = 0
+) -> Scores:
+    """Score predictions (DESIGN's format; `read_predictions` gives them) against annotated documents.
+
+    Predictions for other documents are passed over. ValueError if a gold document has no
+    prediction, or a word of it no token.
+    """
+    documents = _by_id(gold)
+    found: dict[str, tuple[Bools, Bools, Floats]] = {}
+    for prediction in predictions:
+        id_ = prediction["id"]
+        if id_ in documents:
+            if id_ in found:
+                raise ValueError(f"{_where(prediction)}: document {id_!r} is predicted twice")
+            found[id_] = _judge(prediction, documents[id_])
+    missing = [id_ for id_ in documents if id_ not in found]
+    if missing:
+        shown = ", ".join(map(repr, missing[:3])) + ("…" if len(missing) > 3 else "")
+        raise ValueError(f"no prediction for {len(missing)} of {len(documents)} gold documents: {shown}")
+
+    judged = [found[id_] for id_ in documents]
+    counts = np.array([_tally(y, flagged) for y, flagged, _ in judged], dtype=np.int64)
+    y = np.concatenate([y for y, _, _ in judged])
+    p = np.concatenate([p for _, _, p in judged])
+    of = np.repeat(np.arange(len(judged)), [len(y) for y, _, _ in judged])
+    draws = _draws(len(judged), bootstrap, seed)
+    totals = counts.sum(axis=0)
+    resampled = draws @ counts  # (boot, 4)
+    names = ("precision", "recall", "f1", "f2", "fpr")
+    intervals = {n: _interval(_FIGURES[n](resampled)) for n in names}
+    intervals["auroc"] = _interval(_auroc(p, y, of, draws))
+    return Scores(
+        **{n: _number(_FIGURES[n](totals[None])) for n in names},  # type: ignore[arg-type]
+        auroc=_number(_auroc(p, y, of, np.ones((1, len(judged)), dtype=np.int64))),
+        documents=len(judged),
+        words=len(y),
+        forget_words=int(y.sum()),
+        intervals=intervals,
+        families=_families(list(documents.values()), counts, draws),
+        ids=list(documents),
+        counts=counts,
+        p=p,
+        y=y,
+    )
+
+
+def _by_id(gold: Iterable[Document]) -> dict[str, Document]:
+    documents: dict[str, Document] = {}
+    for document in gold:
+        if document.id in documents:
+            raise ValueError(f"gold document {document.id!r} appears twice")
+        if document.spans is None:
+            raise ValueError(f"gold document {document.id!r} has no 'spans'; give [] if it was checked and holds none")
+        documents[document.id] = document
+    if not documents:
+        raise ValueError("there is no gold document to score against")
+    return documents
+
+
+def _where(prediction: Mapping[str, Any]) -> str:
+    return str(prediction.get("where", f"prediction {prediction['id']!r}"))
+
+
+def _judge(prediction: Mapping[str, Any], gold: Document) -> tuple[Bools, Bools, Floats]:
+    """(gold, flagged, P(forget)) of each scored word of one document."""
+    try:
+        spans = check_spans(prediction["spans"], "spans", len(gold.text)) or []
+        first = np.array([start for start, _ in words(gold.text)], dtype=np.int64)
+        first = first[~inside(first, gold.ignore or [])]
+        p = _p_at(first, np.array(prediction["tokens"], dtype=np.float64).reshape(-1, 3), gold.text)
+    except ValueError as error:
+        raise ValueError(f"{_where(prediction)}: document {gold.id!r}: {error}") from None
+    return inside(first, gold.spans or []), inside(first, spans), p
+
+
+def inside(at: Ints, spans: Spans) -> Bools:
+    """Which characters lie in a span."""
+    edges = np.array(merge(spans), dtype=np.int64).reshape(-1)
+    return np.searchsorted(edges, at, side="right") % 2 == 1
+
+
+def _p_at(at: Ints, tokens: Floats, text: str) -> Floats:
+    """P(forget) of the token that covers each character; the largest where byte tokens share one."""
+    tokens = tokens[np.argsort(tokens[:, 0], kind="stable")]
+    starts, ends, p = tokens[:, 0], tokens[:, 1], tokens[:, 2]
+    if len(tokens) and (starts[0] < 0 or ends.max() > len(text)):
+        raise ValueError(f"a token lies outside the text of {len(text)} characters")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("a token's p lies outside 0 to 1")
+    reach = np.maximum.accumulate(ends)  # no token before this one reaches further
+    best = np.full(len(at), -1.0)
+    before = np.searchsorted(starts, at, side="right") - 1
+    alive = np.flatnonzero(before >= 0)
+    while len(alive := alive[reach[before[alive]] > at[alive]]):
+        token = before[alive]
+        covering = ends[token] > at[alive]
+        best[alive[covering]] = np.maximum(best[alive[covering]], p[token[covering]])
+        before[alive] -= 1
+        alive = alive[before[alive] >= 0]
+    if (best < 0).any():
+        gap = int(at[np.flatnonzero(best < 0)[0]])
+        raise ValueError(f"no token covers the word at character {gap}; 'tokens' must hold every token of the document")
+    return best
+
+
+def _tally(y: Bools, flagged: Bools) -> list[int]:
+    return [int((y & flagged).sum()), int((~y & flagged).sum()), int((y & ~flagged).sum()), int((~y & ~flagged).sum())]
+
+
+def _ratio(above: Ints, below: Ints) -> Floats:
+    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+
+
+_FIGURES: dict[str, Callable[[Ints], Floats]] = {
+    "precision": lambda c: _ratio(c[:, TP], c[:, TP] + c[:, FP]),
+    "recall": lambda c: _ratio(c[:, TP], c[:, TP] + c[:, FN]),
+    "f1": lambda c: _ratio(2 * c[:, TP], 2 * c[:, TP] + c[:, FP] + c[:, FN]),
+    "f2": lambda c: _ratio(5 * c[:, TP], 5 * c[:, TP] + c[:, FP] + 4 * c[:, FN]),
+    "fpr": lambda c: _ratio(c[:, FP], c[:, FP] + c[:, TN]),
+}
+
+
+def _number(value: Floats) -> float | None:
+    return None if np.isnan(value[0]) else float(value[0])
+
+
+def _interval(values: Floats) -> Interval:
+    """Middle 95% of the resampled values; None if nothing was resampled or no value is defined."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _draws(documents: int, bootstrap: int, seed: int) -> Ints:
+    """How often each document is drawn in each resample."""
+    share = np.full(documents, 1 / documents)
+    return np.random.default_rng(seed).multinomial(documents, share, size=bootstrap)
+
+
+def _auroc(p: Floats, y: Bools, of: Ints, draws: Ints) -> Floats:
+    """AUROC of each resample: the chance that a forget word has a larger p than a retain word, ties half."""
+    order = np.argsort(p, kind="stable")
+    p, y, of = p[order], y[order], of[order]
+    ties = np.flatnonzero(np.concatenate(([True], p[1:] != p[:-1]))) if len(p) else np.array([], dtype=np.int64)
+    out = []
+    for draw in draws:
+        weight = draw[of]
+        forget = np.add.reduceat(weight * y, ties) if len(ties) else np.zeros(0)
+        retain = np.add.reduceat(weight * ~y, ties) if len(ties) else np.zeros(0)
+        pairs = float(forget.sum()) * float(retain.sum())
+        below = np.cumsum(retain) - retain / 2
+        out.append(float(forget @ below) / pairs if pairs else np.nan)
+    return np.array(out)
+
+
+def _families(documents: list[Document], counts: Ints, draws: Ints) -> dict[str, FamilyScores]:
+    out = {}
+    for name in sorted({d.family or "(no family)" for d in documents}):
+        here = [i for i, d in enumerate(documents) if (d.family or "(no family)") == name]
+        mine, resampled = counts[here].sum(axis=0), draws[:, here] @ counts[here]
+        out[name] = FamilyScores(
+            side=documents[here[0]].side,
+            documents=len(here),
+            words=int(mine.sum()),
+            forget_words=int(mine[TP] + mine[FN]),
+            fpr=_number(_FIGURES["fpr"](mine[None])),
+            recall=_number(_FIGURES["recall"](mine[None])),
+            intervals={n: _interval(_FIGURES[n](resampled)) for n in ("fpr", "recall")},
+        )
+    return out
+
+
+def paired(a: Scores, b: Scores, bootstrap: int = 1000, seed: int = 0) -> tuple[float | None, Interval]:
+    """F1 of `a` minus F1 of `b` on the same documents, and its 95% interval: both see each resample."""
+    if a.ids != b.ids:
+        raise ValueError("the two were scored on different gold documents; score both on the same file")
+    draws = _draws(len(a.ids), bootstrap, seed)
+    f1 = _FIGURES["f1"]
+    difference = f1(a.counts.sum(axis=0)[None]) - f1(b.counts.sum(axis=0)[None])
+    return _number(difference), _interval(f1(draws @ a.counts) - f1(draws @ b.counts))
+
+
+def _cuts(p: Floats, y: Bools) -> tuple[Floats, Ints, Ints]:
+    """(values, hits, flagged): for each distinct p from the largest down, what p >= value catches."""
+    p, y = np.asarray(p, dtype=np.float64), np.asarray(y, dtype=bool)
+    if not y.any():
+        raise ValueError(f"none of the {len(y):,} items is forget, so no threshold is better than another")
+    order = np.argsort(-p, kind="stable")
+    p, y = p[order], y[order]
+    last = np.flatnonzero(np.concatenate((p[1:] != p[:-1], [True])))
+    return p[last], np.cumsum(y, dtype=np.int64)[last], last.astype(np.int64) + 1
+
+
+def pr_curve(p: Floats, y: Bools, points: int = 200) -> list[tuple[float, float, float]]:
+    """(threshold, precision, recall) where an item counts as forget if p >= threshold; at most `points`."""
+    values, hits, flagged = _cuts(p, y)
+    kept = np.unique(np.linspace(0, len(values) - 1, min(points, len(values))).round().astype(int))
+    return [(float(values[i]), float(hits[i] / flagged[i]), float(hits[i] / hits[-1])) for i in kept]
+
+
+def best_threshold(p: Floats, y: Bools) -> float:
+    """The threshold that maximises F1 of p >= threshold: halfway to the next smaller p, so rounding flips nothing."""
+    values, hits, flagged = _cuts(p, y)
+    best = int(np.argmax(2 * hits / (flagged + hits[-1])))
+    below = values[best + 1] if best + 1 < len(values) else 0.0
+    return float((values[best] + below) / 2)
+
+
+def read_predictions(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Predictions of a JSONL file ('-': standard input), each with `where` (file and row). ValueError names the row."""
+    shown = "standard input" if str(path) == "-" else str(path)
+    rows: dict[str, int] = {}
+    try:
+        with open_lines(str(path)) as lines:
+            for row, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                where = f"{shown}, row {row}"
+                try:
+                    value = parse_json(line)
+                    id_ = _check_prediction(value)
+                    if id_ in rows:
+                        raise ValueError(f"document {id_!r} is predicted twice, first in row {rows[id_]}")
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from None
+                rows[id_] = row
+                yield {"id": id_, "spans": value["spans"], "tokens": value["tokens"], "where": where}
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{shown}: cannot be read ({error})") from None
+    if not rows:
+        raise ValueError(f"{shown}: holds no predictions")
+
+
+def _check_prediction(value: dict[str, Any]) -> str:
+    """The id of a well-formed prediction; what needs the text is checked when it is scored."""
+    for name in ("id", "spans", "tokens"):
+        if name not in value:
+            raise ValueError(f"field {name!r} is missing; a prediction is {{'id', 'spans', 'tokens'}}")
+    if check_spans(value["spans"], "spans", sys.maxsize) is None:
+        raise ValueError("'spans' must be a list of [start, end]")
+    if not isinstance(value["tokens"], list):
+        raise ValueError("'tokens' must be a list of [start, end, p]")
+    for token in value["tokens"]:
+        match token:
+            case [int(start), int(end), int(p) | float(p)] if 0 <= start <= end and 0 <= p <= 1 and p is not True:
+                pass
+            case _:
+                raise ValueError(
+                    f"'tokens': {json.dumps(token)} is not [start, end, p], 0 <= start <= end, 0 <= p <= 1"
+                )
+    return check_text(value["id"], "id")
+
+
+def format_table(scores: Mapping[str, Scores]) -> str:
+    """Plain text: a row per system, then each system's false-positive rate and recall per family."""
+    rows = [["", "F1 [95%]", "precision", "recall", "F2", "AUROC", "FPR [95%]"]]
+    for name, s in scores.items():
+        middle = [_show(value) for value in (s.precision, s.recall, s.f2, s.auroc)]
+        rows.append([name, _with(s.f1, s.intervals["f1"]), *middle, _with(s.fpr, s.intervals["fpr"])])
+    tables = [_columns(rows)]
+    for name, s in scores.items():
+        rows = [["family", "side", "documents", "words", "forget", "FPR [95%]", "recall"]]
+        for family, f in sorted(
+            s.families.items(), key=lambda item: (item[1].side != "retain", item[1].side or "", item[0])
+        ):
+            sizes = [f"{size:,}" for size in (f.documents, f.words, f.forget_words)]
+            rows.append([family, f.side or "", *sizes, _with(f.fpr, f.intervals["fpr"]), _show(f.recall)])
+        tables.append(f"{name}: {s.words:,} words of {s.documents:,} documents\n" + _columns(rows))
+    return "\n\n".join(tables)
+
+
+def _show(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _with(value: float | None, interval: Interval) -> str:
+    return _show(value) + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def _columns(rows: list[list[str]]) -> str:
+    """Rows as aligned columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,240 @@
+"""Score text with an exported classifier: any length, input order, every token exactly once.
+
+A truncated document leaves its tail unfiltered without a word (METHOD, traps), so documents are cut
+into windows that overlap; the boundary between what two neighbours score lies in the middle of
+what they share, so that no scored token lacks context on either side. Documents stream through a
+buffer of fixed size; in it, windows of like length go through the model together.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from labeling.artifacts import ArtifactError, sha256_json, verify
+from labeling.documents import Document
+from labeling.events import Event
+from labeling.predictions import Prediction, PredictionStore, write_predictions
+from labeling.references import load_model, pick_device, pick_dtype
+from labeling.tokens import Tokens, tokenize, windows
+
+__all__ = ["LoadedClassifier", "Prediction", "PredictionStore", "load_classifier", "predict", "predict_corpus"]
+
+SETTINGS = "tokensieve.json"
+
+
+@dataclass
+class LoadedClassifier:
+    """A token classifier ready to score: model, tokenizer, and how to use them."""
+
+    model: Any
+    tokenizer: Any
+    threshold: float = 0.5
+    window: int = 256  # tokens per forward pass, special tokens included
+    overlap: int = 64
+    smooth: int = 0  # each p becomes the mean over this many tokens to either side
+    settings: dict[str, Any] = field(default_factory=dict)
+    identity: str = ""  # hash of the exported folder's files
+
+    def __post_init__(self) -> None:
+        self.head = head_of(self.model)
+        self.prefix, self.suffix = special_tokens(self.tokenizer)
+        self.size = self.window - len(self.prefix) - len(self.suffix)
+        if not 0 <= self.overlap < self.size:
+            raise ValueError(f"overlap {self.overlap} must be less than the window's {self.size} tokens")
+
+
+def head_of(model: Any) -> nn.Linear:
+    """The last linear layer, which turns each token's state into its two logits."""
+    found = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__}: found no linear layer with {model.config.num_labels} outputs to classify with"
+        )
+    return found[-1]
+
+
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What this tokenizer puts before and after a text ([CLS] and [SEP], a BOS, or nothing)."""
+    encoding = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
+    own = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+    return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
+
+
+def load_classifier(path: Path | str) -> LoadedClassifier:
+    """Open an exported folder, after checking every byte of it against its manifest."""
+    from transformers import AutoModelForTokenClassification
+
+    path = Path(path)
+    manifest = verify(path, "classifier")
+    try:
+        settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
+        how = {name: settings[name] for name in ("threshold", "window", "overlap", "smooth")}
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{path / SETTINGS}: {error!r}; export this classifier again") from None
+    model, tokenizer = load_model(str(path), AutoModelForTokenClassification)
+    labels = {int(i): name for i, name in model.config.id2label.items()}
+    if labels != {0: "RETAIN", 1: "FORGET"}:
+        raise ValueError(f"{path}: its labels are {labels}, not {{0: RETAIN, 1: FORGET}}")
+    loaded = LoadedClassifier(model, tokenizer, **how, settings=settings, identity=sha256_json(manifest["files"]))
+    head = {name: tensor.clone() for name, tensor in loaded.head.state_dict().items()}
+    device = pick_device()
+    model.to(device, pick_dtype(device)).eval()
+    # The head stays in fp32: logits in bf16 take only a few hundred values.
+    loaded.head.float().load_state_dict(head)
+    return loaded
+
+
+def autocast(model: Any) -> torch.autocast:
+    """bf16 matrix products for a model in fp32 (one in training), where the hardware has them."""
+    device = model.device
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=model.dtype == torch.float32 and pick_dtype(device) == torch.bfloat16
+    )
+
+
+class _Reached(Exception):
+    """Raised on the way into the head, which `states` leaves to its caller."""
+
+
+def states(
+    classifier: LoadedClassifier, batch: Sequence[NDArray[np.int32]], kept: Sequence[slice]
+) -> Float[Tensor, "tok d_model"]:
+    """What the head would see at the kept tokens of each window, windows in order.
+
+    This, not `hidden_states`, is what a probe must be fitted on: models differ in what they do
+    (norms, dense layers) between their last block and their head.
+    """
+    ids, mask = padded(classifier, batch)
+    found: list[Tensor] = []
+
+    def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(inputs[0])
+        raise _Reached
+
+    handle = classifier.head.register_forward_pre_hook(stop)
+    try:
+        device = classifier.head.weight.device
+        classifier.model(input_ids=ids.to(device), attention_mask=mask.to(device))
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    skip = len(classifier.prefix)
+    return torch.cat([row[skip + k.start : skip + k.stop] for row, k in zip(found[0], kept, strict=True)])
+
+
+def padded(classifier: LoadedClassifier, batch: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
+    """Token ids with special tokens around each window, padded on the right, and the attention mask."""
+    extra = len(classifier.prefix) + len(classifier.suffix)
+    shape = len(batch), extra + max(len(ids) for ids in batch)
+    tokens = np.full(shape, classifier.tokenizer.pad_token_id or 0, np.int64)
+    mask = np.zeros(shape, np.int64)
+    for row, ids in enumerate(batch):
+        tokens[row, : extra + len(ids)] = [*classifier.prefix, *ids, *classifier.suffix]
+        mask[row, : extra + len(ids)] = 1
+    return torch.from_numpy(tokens), torch.from_numpy(mask)
+
+
+def stretches(length: int, size: int, overlap: int) -> list[tuple[int, int, slice]]:
+    """Windows over a document and which of each one's tokens it scores: (start, end, kept)."""
+    cut = windows(length, size, overlap)
+    edges = [0, *(start + overlap // 2 for start, _, _ in cut[1:]), length]
+    return [(start, end, slice(edges[i] - start, edges[i + 1] - start)) for i, (start, end, _) in enumerate(cut)]
+
+
+@torch.inference_mode()
+def score(
+    classifier: LoadedClassifier, documents: Sequence[NDArray[np.int32]], batch_tokens: int
+) -> list[NDArray[np.float32]]:
+    """P(forget) of every token of each document, given as token ids."""
+    out = [np.zeros(len(ids), np.float32) for ids in documents]
+    every = [
+        (d, *s) for d, ids in enumerate(documents) for s in stretches(len(ids), classifier.size, classifier.overlap)
+    ]
+    every.sort(key=lambda w: (w[1] - w[2], w[0], w[1]))  # longest first; then a fixed order
+    head = classifier.head
+    while every:
+        longest = every[0][2] - every[0][1] + len(classifier.prefix) + len(classifier.suffix)
+        rows = max(1, batch_tokens // longest)
+        batch, every = every[:rows], every[rows:]
+        with autocast(classifier.model):
+            found = states(
+                classifier, [documents[d][start:end] for d, start, end, _ in batch], [kept for *_, kept in batch]
+            )
+        logits = nn.functional.linear(found.float(), head.weight, head.bias)
+        p = logits.softmax(-1)[:, 1].cpu().numpy()
+        at = 0
+        for d, start, _, kept in batch:
+            n = kept.stop - kept.start
+            out[d][start + kept.start : start + kept.stop] = p[at : at + n]
+            at += n
+    return [smoothed(p, classifier.smooth) for p in out]
+
+
+def smoothed(p: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
+    """Mean over `radius` tokens to either side, fewer at the document's ends: steadier spans."""
+    if radius == 0 or not len(p):
+        return p
+    sums = np.concatenate(([0.0], np.cumsum(p, dtype=np.float64)))
+    at = np.arange(len(p))
+    first, last = np.maximum(at - radius, 0), np.minimum(at + radius + 1, len(p))
+    return ((sums[last] - sums[first]) / (last - first)).clip(0, 1).astype(np.float32)
+
+
+def predict(
+    classifier: LoadedClassifier,
+    documents: Iterable[Document],
+    batch_tokens: int = 8192,
+    buffer_characters: int = 400_000,
+) -> Iterator[Prediction]:
+    """Scored documents in the order given. Memory: one buffer, or the one document larger than it."""
+    for buffer in _buffers(documents, buffer_characters):
+        tokens = tokenize(classifier.tokenizer, [d.text for d in buffer])
+        scores = score(classifier, [t.ids for t in tokens], batch_tokens)
+        for document, t, p in zip(buffer, tokens, scores, strict=True):
+            yield Prediction(document.id, *covering(document.text, t), p)
+
+
+def covering(text: str, tokens: Tokens) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """(starts, ends) stretched over characters the tokenizer dropped (accents, control characters).
+
+    Left in the gap between two tokens they would belong to neither, and slip through a filter.
+    """
+    starts, ends = tokens.starts.copy(), tokens.ends.copy()
+    if len(tokens):
+        if text[: starts[0]].strip():
+            starts[0] = 0
+        gaps = np.flatnonzero(np.append(starts[1:], len(text)) > ends)
+        following = np.append(starts[1:], len(text))[gaps]
+        for i, end, start in zip(gaps.tolist(), ends[gaps].tolist(), following.tolist(), strict=True):
+            if dropped := text[end:start].rstrip():
+                ends[i] = end + len(dropped) if dropped.strip() else end
+    return starts, ends
+
+
+def _buffers(documents: Iterable[Document], characters: int) -> Iterator[list[Document]]:
+    buffer: list[Document] = []
+    held = 0
+    for document in documents:
+        buffer.append(document)
+        held += len(document.text)
+        if held >= characters:
+            yield buffer
+            buffer, held = [], 0
+    if buffer:
+        yield buffer
+
+
+def predict_corpus(classifier_path: Path, documents: Iterable[Document], out: Path) -> Iterator[Event]:
+    """Score documents into a PredictionStore (artifact kind "predictions")."""
+    classifier = load_classifier(classifier_path)
+    info = {"classifier": classifier.identity, "threshold": classifier.threshold}
+    yield from write_predictions(predict(classifier, documents), out, info)

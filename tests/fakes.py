@@ -1,0 +1,174 @@
+"""Tiny stand-ins for the real models and corpora: random weights, real file formats.
+
+Every maker writes a folder that the real loaders open, and gives the same bytes each time.
+"""
+
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from labeling.documents import Document
+
+SIDES = {"clinic": "forget", "sport": "retain", "biology": "retain"}
+_SUBJECTS = {
+    "clinic": ["The patient", "A nurse", "The surgeon", "Her physician", "The café’s medic"],
+    "sport": ["The striker", "A goalkeeper", "The coach", "Her team", "The naïve rookie"],
+    "biology": ["The beetle", "A fern", "The river otter", "Her specimen", "The coral reef"],
+}
+_VERBS = {
+    "clinic": ["received", "prescribed", "inserted", "titrated", "monitored"],
+    "sport": ["scored", "defended", "kicked", "celebrated", "missed"],
+    "biology": ["absorbed", "pollinated", "devoured", "colonised", "evolved"],
+}
+_OBJECTS = {
+    "clinic": ["the insulin dose", "a catheter", "antibiotics for sepsis", "the biopsy result", "chemotherapy"],
+    "sport": ["the winning goal", "a penalty", "the championship trophy", "the final match", "a corner"],
+    "biology": ["the moss", "a mitochondrion", "nectar from flowers", "the fungal spores", "chlorophyll"],
+}
+_PLAIN = ["It was a quiet day.", "Everyone waited outside.", "Then the rain came.", "Nothing else happened 🌧️."]
+
+
+def _sentence(family: str, rng: random.Random) -> str:
+    return f"{rng.choice(_SUBJECTS[family])} {rng.choice(_VERBS[family])} {rng.choice(_OBJECTS[family])}."
+
+
+def corpus(n: int, seed: int = 0) -> list[Document]:
+    """`n` documents, families in turn. The gold spans are exactly the clinical sentences."""
+    rng = random.Random(seed)
+    families = list(SIDES)
+    out = []
+    for i in range(n):
+        family = families[i % len(families)]
+        text, spans = f"Report {i}.", []
+        for _ in range(rng.randint(3, 9)):
+            topical = rng.random() < 0.7
+            sentence = _sentence(family, rng) if topical else rng.choice(_PLAIN)
+            if topical and family == "clinic":
+                spans.append((len(text) + 1, len(text) + 1 + len(sentence)))
+            text += " " + sentence
+        out.append(Document(f"{family}-{i}", text, family, SIDES[family], spans=spans))
+    return out
+
+
+@cache
+def _texts() -> tuple[str, ...]:
+    return tuple(d.text for d in corpus(90, seed=1))
+
+
+def tiny_tokenizer(folder: Path) -> Path:
+    """Byte-level BPE of 512 pieces with <s> as BOS, saved as a fast Hugging Face tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "</s>", "<pad>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    backend.train_from_iterator(_texts(), trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.save_pretrained(folder)
+    return folder
+
+
+def _seeded(make: Any) -> Any:
+    """The model `make()` builds, from the same random weights every time."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
+
+
+def tiny_reference(folder: Path, layers: int = 4) -> Path:
+    """A random Llama of width 32 that `Reference(str(folder), layer)` opens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+        initializer_range=0.2,
+    )  # fmt: skip
+    _seeded(lambda: LlamaForCausalLM(config)).save_pretrained(folder, safe_serialization=True)
+    return tiny_tokenizer(folder)
+
+
+def tiny_sae(
+    folder: Path,
+    d_in: int = 32,
+    d_sae: int = 64,
+    k: int = 8,
+    context: int = 64,
+    prepend_bos: bool = True,
+    layer: int = 2,
+) -> Path:
+    """A random TopK SAE on block `layer`, in sae-lens's own format (cfg.json, sae_weights.safetensors)."""
+    import torch
+    from sae_lens import TopKSAE, TopKSAEConfig
+
+    sae = _seeded(lambda: TopKSAE(TopKSAEConfig(d_in=d_in, d_sae=d_sae, k=k, dtype="float32", device="cpu")))
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        sae.W_enc.copy_(torch.randn(d_in, d_sae, generator=generator) / d_in**0.5)
+        sae.W_dec.copy_(sae.W_enc.T)
+    sae.cfg.metadata.hook_name = f"blocks.{layer}.hook_resid_post"
+    sae.cfg.metadata.context_size = context
+    sae.cfg.metadata.prepend_bos = prepend_bos
+    sae.save_model(str(folder))
+    return folder
+
+
+def tiny_encoder(folder: Path, layers: int = 2) -> Path:
+    """A random bidirectional BERT of width 32 with a lower-casing WordPiece tokenizer."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    wordpiece.train_from_iterator(_texts(), vocab_size=400, show_progress=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    wordpiece.save(str(folder / "tokenizer.json"))
+    fast = BertTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), model_max_length=128)
+    config = BertConfig(
+        vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=4,
+        max_position_embeddings=128, pad_token_id=fast.pad_token_id,
+    )  # fmt: skip
+    _seeded(lambda: BertModel(config)).save_pretrained(folder, safe_serialization=True)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def planted_store(
+    folder: Path, dense: Any, documents: list[tuple[str, str, str, str]], shard_documents: int = 2
+) -> Path:
+    """A sealed store of a dense (tok, d_sae) array, without a model.
+
+    `documents` are (key, text, family, split); tokens are the texts' words (`\\w+`), token ids
+    are counted up. Every `shard_documents` documents share a shard.
+    """
+    import numpy as np
+
+    from labeling.documents import text_sha256
+    from labeling.store import DocumentRow, finish, write_shard, write_tables
+    from labeling.tokens import words
+
+    dense = np.asarray(dense, np.float32)
+    offsets = [words(text) for _, text, _, _ in documents]
+    rows = [
+        DocumentRow(key, text_sha256(text), family, split, len(spans), i // shard_documents)
+        for i, ((key, text, family, split), spans) in enumerate(zip(documents, offsets, strict=True))
+    ]
+    starts, ends = (np.array([span[side] for spans in offsets for span in spans], np.int32) for side in (0, 1))
+    assert dense.shape[0] == len(starts), (dense.shape, len(starts))
+    shard_of = np.repeat([r.shard for r in rows], [r.tokens for r in rows])
+    for shard in range(rows[-1].shard + 1):
+        part = dense[shard_of == shard]
+        tokens, latents = np.nonzero(part > 0)
+        values = part[tokens, latents]
+        write_shard(folder / "shards" / f"{shard:05d}", latents, tokens, values, len(part), dense.shape[1])
+    write_tables(folder, rows, np.arange(len(starts), dtype=np.int32), starts, ends)
+    finish(folder, rows, dense.shape[1], {"reference": "planted"})
+    return folder
