@@ -104,8 +104,8 @@ def _moved(before: Labels, state: str | None) -> Labels:
     if state is None:
         raise ValueError("'state' needs the state to set")
     if state == "clean" and before.spans:
-        count = f"{len(before.spans)} forget span{'s' if len(before.spans) > 1 else ''}"
-        raise ValueError(f"clean means no forget text, but {count} are marked; remove them, or mark the document done")
+        count = "1 forget span is" if len(before.spans) == 1 else f"{len(before.spans)} forget spans are"
+        raise ValueError(f"clean means no forget text, but {count} marked; remove them, or mark the document done")
     return replace(before, state=state)
 
 

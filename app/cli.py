@@ -81,7 +81,9 @@ def worker() -> None:
 
 @cli.command()
 def demo(
-    headless: Annotated[bool, typer.Option("--headless", help="Print the results table and exit instead of serving.")] = False,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="Print the results table and exit instead of serving.")
+    ] = False,
     port: Annotated[int | None, typer.Option(help="Port.")] = None,
 ) -> None:
     """Build the demo project "Medicine" end to end, then serve it."""
@@ -102,7 +104,9 @@ def demo(
 @cli.command("import")
 def import_(
     project: Annotated[str, typer.Argument(help="Project; made if it is new.")],
-    files: Annotated[list[str], typer.Argument(help=".jsonl[.gz|.zst] .parquet .csv .txt or hf:DATASET[:CONFIG][:SPLIT]")],
+    files: Annotated[
+        list[str], typer.Argument(help=".jsonl[.gz|.zst] .parquet .csv .txt or hf:DATASET[:CONFIG][:SPLIT]")
+    ],
     family: Annotated[str, typer.Option(help="Source register of these documents, such as pubmed.")],
     side: Annotated[str, typer.Option(help="forget, retain, mixed or unknown.")],
     text_field: TextField = "text",
@@ -130,7 +134,9 @@ def import_(
     for file in files:
         made = run(import_file(sessions, project_id, file, Path(file).name, family, side, text_field, id_field, AUTHOR))
         info = made[-1].info
-        print(f"{file}: {info['rows']} rows, {info['added']} added, {info['rejected']} rejected, {info['conflicts']} conflicts")
+        print(
+            f"{file}: {info['rows']} rows, {info['added']} added, {info['rejected']} rejected, {info['conflicts']} conflicts"
+        )
         for issue in info["issues"]:
             console.print(issue, markup=False)
 
@@ -156,7 +162,9 @@ def sae_train(
     layer: Annotated[int, typer.Option(help="Block whose output is reconstructed, counted from 0.")],
     text: Annotated[list[str], typer.Option(help="File of documents, or FILE=TOKENS to take at most so many.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the SAE.")],
-    work: Annotated[Path | None, typer.Option(help="Folder for activations and checkpoints; default: OUT.work.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for activations and checkpoints; default: OUT.work.")
+    ] = None,
     d_sae: Annotated[int, typer.Option(help="Latents.")] = 4096,
     k: Annotated[int, typer.Option(help="Active latents per token (TopK, BatchTopK).")] = 24,
     architecture: Annotated[str, typer.Option(help="topk, batchtopk or jumprelu.")] = "topk",
@@ -206,7 +214,9 @@ def label(
     k: Annotated[int | None, typer.Option(help="Votes that make a seed.")] = None,
     z: Annotated[float | None, typer.Option(help="Standard deviations above its mean at which a latent votes.")] = None,
     boundary: Annotated[str | None, typer.Option(help="seeds, grow_above or grow_positive.")] = None,
-    predict: Annotated[list[str] | None, typer.Option(help="Label these files instead, by the project's newest rule.")] = None,
+    predict: Annotated[
+        list[str] | None, typer.Option(help="Label these files instead, by the project's newest rule.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Predictions file for --predict.")] = None,
 ) -> None:
     """Make weak labels from the accepted latents and the project's other functions."""
@@ -241,7 +251,9 @@ def train(
     config, sessions = opened()
     with reading(sessions) as session:
         project_id = find_project(session, project).id
-        newest = session.scalar(select(m.LabelSet.id).where(m.LabelSet.project_id == project_id).order_by(m.LabelSet.id.desc()).limit(1))
+        newest = session.scalar(
+            select(m.LabelSet.id).where(m.LabelSet.project_id == project_id).order_by(m.LabelSet.id.desc()).limit(1)
+        )
     if newest is None:
         raise ValueError(f"project {project!r} has no weak labels yet; run `tokensieve label {project}` first")
     args: dict[str, Any] = {"label_set_id": newest, "name": name, "mode": mode, "epochs": epochs}
@@ -308,7 +320,9 @@ def classifier_folder(name: str) -> Path:
 def predict(
     classifier: Annotated[str, typer.Argument(help="Exported folder or NAME:VERSION.")],
     inputs: Annotated[list[str], typer.Argument(help="Files of documents; - for JSONL on standard input.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="Predictions, one JSON object a line; - for standard output.")],
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="Predictions, one JSON object a line; - for standard output.")
+    ],
     text_field: TextField = "text",
     id_field: IdField = "id",
 ) -> None:
@@ -361,4 +375,3 @@ def score(
         name, _, file = item.rpartition("=")
         table[name or Path(file).stem] = run_score(read_predictions(file), truth)
     print(json.dumps({n: s.to_json() for n, s in table.items()}, indent=1) if as_json else format_table(table))
-

@@ -31,6 +31,7 @@ from app.vendor import vendor
 
 DATA = Path(__file__).parent / "demo_data"
 SAE = DATA / "smollm2-135m-block20"
+SHARE = 0.6  # of the corpus that the assets give by default: about 300k tokens
 NAME, SLUG, AUTHOR = "Medicine", "medicine", "demo"
 TREATMENTS = ("mask", "remove", "document")
 
@@ -46,9 +47,9 @@ def build(settings: Settings, sessions: Sessions) -> None:
         work()
         took[name] = time.monotonic() - begun
 
-    stage("fetch assets", lambda: (vendor(), run(fetch(demo_assets(), settings.assets_dir))))
+    stage("fetch assets", lambda: fetch_all(settings))
     corpus = settings.data_dir / "demo-corpus"
-    stage("build corpus", lambda: run(build_corpus(settings.assets_dir, corpus, CorpusConfig())))
+    stage("build corpus", lambda: run(build_corpus(settings.assets_dir, corpus, CorpusConfig(limit=SHARE))))
     project_id = ensure_project(sessions)
     stage("import", lambda: import_corpus(sessions, project_id, corpus))
     stage("reference", lambda: ensure_reference(settings, sessions, project_id))
@@ -57,11 +58,15 @@ def build(settings: Settings, sessions: Sessions) -> None:
     rule_id = ensure_rule(sessions, project_id)
     stage("weak labels", lambda: ensure(settings, sessions, project_id, "label", {"rule_id": rule_id}))
     with sessions.begin() as session:
-        labels = session.scalars(select(m.LabelSet.id).where(m.LabelSet.rule_id == rule_id).order_by(m.LabelSet.id)).first()
+        labels = session.scalars(
+            select(m.LabelSet.id).where(m.LabelSet.rule_id == rule_id).order_by(m.LabelSet.id)
+        ).first()
     training = {"label_set_id": labels, "name": "minilm", **recipe()["train"]}
     stage("train and evaluate", lambda: ensure(settings, sessions, project_id, "train", training))
     with sessions.begin() as session:
-        classifier = session.scalars(select(m.Classifier).where(m.Classifier.project_id == project_id).order_by(m.Classifier.id)).first()
+        classifier = session.scalars(
+            select(m.Classifier).where(m.Classifier.project_id == project_id).order_by(m.Classifier.id)
+        ).first()
     assert classifier is not None
     unseen = unseen_files(settings, corpus)
     for treatment in TREATMENTS:
@@ -70,8 +75,9 @@ def build(settings: Settings, sessions: Sessions) -> None:
     report(settings, sessions, project_id, classifier, took)
 
 
-def demo_assets() -> tuple[str, ...]:
-    return tuple(recipe()["assets"])
+def fetch_all(settings: Settings) -> None:
+    vendor()
+    run(fetch(recipe()["assets"], settings.assets_dir))
 
 
 def recipe() -> dict[str, Any]:
@@ -121,8 +127,12 @@ def ensure_verdicts(sessions: Sessions, project_id: int) -> None:
         for verdict in recipe()["verdicts"]:
             session.add(
                 m.Verdict(
-                    project_id=project_id, reference_id=project.reference_id, latent=verdict["latent"],
-                    decision=verdict["decision"], note=verdict.get("note", ""), author="demo",
+                    project_id=project_id,
+                    reference_id=project.reference_id,
+                    latent=verdict["latent"],
+                    decision=verdict["decision"],
+                    note=verdict.get("note", ""),
+                    author="demo",
                 )  # fmt: skip
             )
 
@@ -133,7 +143,9 @@ def ensure_rule(sessions: Sessions, project_id: int) -> int:
         for function in recipe()["functions"]:
             known = [f.config for f in queries.functions_of(session, project_id)]
             if function["config"] not in known and queries.newest_rule(session, project_id) is None:
-                session.add(m.Function(project_id=project_id, name=function["name"], config=function["config"], author="demo"))
+                session.add(
+                    m.Function(project_id=project_id, name=function["name"], config=function["config"], author="demo")
+                )
         session.flush()
         first = session.scalars(select(m.Rule).where(m.Rule.project_id == project_id).order_by(m.Rule.version)).first()
         return (first or save_rule(session, project_id, recipe()["rule"], "demo")).id
@@ -145,10 +157,14 @@ def unseen_files(settings: Settings, corpus: Path) -> list[str]:
     return [p.relative_to(settings.data_dir).as_posix() for p in files]
 
 
-def report(settings: Settings, sessions: Sessions, project_id: int, classifier: m.Classifier, took: dict[str, float]) -> None:
+def report(
+    settings: Settings, sessions: Sessions, project_id: int, classifier: m.Classifier, took: dict[str, float]
+) -> None:
     with sessions.begin() as session:
         info = session.get_one(m.Classifier, classifier.id).info
-        filters = session.scalars(select(m.Artifact).where(m.Artifact.project_id == project_id, m.Artifact.kind == "filter")).all()
+        filters = session.scalars(
+            select(m.Artifact).where(m.Artifact.project_id == project_id, m.Artifact.kind == "filter")
+        ).all()
         runs = [(a.path, a.info) for a in filters][-len(TREATMENTS) :]
     print(results_table(info))
     for path, details in runs:

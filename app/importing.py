@@ -47,7 +47,9 @@ def import_file(
         project = session.get_one(Project, project_id)
         family_id = family_of(session, project, family, side).id
         run = session.scalar(
-            select(Import).where(Import.project_id == project_id, Import.sha256 == digest, Import.family_id == family_id)
+            select(Import).where(
+                Import.project_id == project_id, Import.sha256 == digest, Import.family_id == family_id
+            )
         )
         if run is None:
             run = Import(project_id=project_id, filename=filename, sha256=digest, family_id=family_id, rows=0, added=0)
@@ -72,7 +74,13 @@ def import_file(
         issues = session.scalars(select(ImportIssue).where(ImportIssue.import_id == run_id)).all()
         listed = [f"{filename}, row {i.row}: {i.reason}" for i in issues[:20]]
         rejected = sum(i.kind == "rejected" for i in issues)
-        info = {"rows": run.rows, "added": run.added, "rejected": rejected, "conflicts": len(issues) - rejected, "issues": listed}
+        info = {
+            "rows": run.rows,
+            "added": run.added,
+            "rejected": rejected,
+            "conflicts": len(issues) - rejected,
+            "issues": listed,
+        }
     yield Artifact("import", Path(source), info)
 
 

@@ -22,7 +22,6 @@ KINDS = {
     "train": "app.steps:train",
     "evaluate": "app.steps:evaluate",
     "filter": "app.steps:filter_corpus",
-    "export": "app.steps:export",
 }
 MAX_ATTEMPTS = 3  # a job that kills its worker this often is not tried again by itself
 ACTIVE = ("queued", "running")

@@ -17,15 +17,16 @@ from app.artifacts import LatentTable
 from app.models import Verdict
 from labeling.store import Store
 
-SORTS = ("ratio", "ratio_nearest", "auroc", "density", "density_forget", "density_retain", "strong_forget", "strong_retain")
-STATES = ("any", "todo", "accept", "reject", "unsure")
+Column = Literal[
+    "ratio", "ratio_nearest", "auroc", "density", "density_forget", "density_retain", "strong_forget", "strong_retain"
+]
 PAGE = 25
 
 
 class LatentQuery(BaseModel):
     """What to show, as the address says it."""
 
-    sort: Literal["ratio", "ratio_nearest", "auroc", "density", "density_forget", "density_retain", "strong_forget", "strong_retain"] = "ratio"  # fmt: skip
+    sort: Column = "ratio"
     down: bool = True
     state: Literal["any", "todo", "accept", "reject", "unsure"] = "any"
     minimum: Annotated[int, Field(ge=0)] = 20  # strong firings on forget text

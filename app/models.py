@@ -8,7 +8,18 @@ rows here only point at them.
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, LargeBinary, String, Text, TypeDecorator, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
@@ -101,7 +112,10 @@ class Document(Base):
     """Immutable text. `key` is the id the file gave; `head` is the newest annotation event's version."""
 
     __tablename__ = "document"
-    __table_args__ = (UniqueConstraint("project_id", "key"), Index("ix_document_family", "project_id", "family_id", "split"))
+    __table_args__ = (
+        UniqueConstraint("project_id", "key"),
+        Index("ix_document_family", "project_id", "family_id", "split"),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
     family_id: Mapped[int] = mapped_column(ForeignKey("family.id"))

@@ -26,7 +26,9 @@ def is_fragment(request: Request) -> bool:
     return "HX-Request" in headers and not whole
 
 
-def render(request: Request, page: str, partial: str | None = None, status: int = 200, **context: Any) -> HTMLResponse:
+def render(
+    request: Request, page: str, /, partial: str | None = None, status: int = 200, **context: Any
+) -> HTMLResponse:
     """Render `page`, or `partial` alone for htmx. Both are template paths; the page includes the partial."""
     name = partial if partial is not None and is_fragment(request) else page
     context.setdefault("user", getattr(request.state, "user", None))

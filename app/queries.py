@@ -5,13 +5,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import case, func, or_, select
+from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session, undefer
 
 from app.models import (
-    Annotation, Artifact, Classifier, Definition, Document, Family, Function, Import, ImportIssue, Job, LabelSet,
-    Project, Reference, Rule, Verdict,
-)  # fmt: skip
+    Annotation,
+    Artifact,
+    Classifier,
+    Definition,
+    Document,
+    Family,
+    Function,
+    Import,
+    ImportIssue,
+    Job,
+    LabelSet,
+    Project,
+    Reference,
+    Rule,
+    Verdict,
+)
 from labeling.artifacts import sha256_json
 
 T = TypeVar("T")
@@ -91,7 +104,11 @@ def revise_definition(session: Session, project_id: int, includes: str, excludes
     if old and (old.includes, old.excludes) == (includes, excludes):
         return old
     new = Definition(
-        project_id=project_id, version=old.version + 1 if old else 1, includes=includes, excludes=excludes, author=author
+        project_id=project_id,
+        version=old.version + 1 if old else 1,
+        includes=includes,
+        excludes=excludes,
+        author=author,
     )  # fmt: skip
     session.add(new)
     return new
@@ -121,7 +138,8 @@ def newest_jobs(session: Session, project_id: int, kinds: Iterable[str] = (), li
 
 
 def classifiers_of(session: Session, project_id: int) -> Sequence[Classifier]:
-    return session.scalars(select(Classifier).where(Classifier.project_id == project_id).order_by(Classifier.id.desc())).all()
+    query = select(Classifier).where(Classifier.project_id == project_id)
+    return session.scalars(query.order_by(Classifier.id.desc())).all()
 
 
 # Corpus
@@ -157,7 +175,8 @@ def documents_page(
     """Documents whose id or text holds `text`, oldest first."""
     where = [Document.project_id == project_id]
     if text:
-        where.append(or_(Document.key.contains(text, autoescape=True), Document.text.contains(text, autoescape=True)))
+        in_text = and_(Document.text.contains(text, autoescape=True), Document.split != "sealed")
+        where.append(or_(Document.key.contains(text, autoescape=True), in_text))
     if family:
         where.append(Document.family.has(Family.name == family))
     if split:
@@ -265,9 +284,15 @@ def newest_rule(session: Session, project_id: int) -> Rule | None:
 
 
 def save_rule(
-    session: Session, project_id: int, config: dict[str, Any], latents: list[int], functions: list[dict[str, Any]], author: str
+    session: Session,
+    project_id: int,
+    config: dict[str, Any],
+    latents: list[int],
+    functions: list[dict[str, Any]],
+    author: str,
 ) -> Rule:
-    """The next rule version, or the newest one if it says exactly this already."""
+    """The next rule version, or the newest one if it says exactly this already (hashed as `labeling.rule.rule_hash`)."""
+    functions = sorted(functions, key=sha256_json)
     sha256 = sha256_json({"config": config, "latents": latents, "functions": functions})
     old = newest_rule(session, project_id)
     if old and old.sha256 == sha256:

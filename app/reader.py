@@ -4,6 +4,7 @@ A 10 MB document must open in a second, so a page shows a part of it; offsets on
 always those of the whole document, in code points, so that the browser never computes any.
 """
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,20 +102,24 @@ def _pieces(
     runs: Int64[np.ndarray, " tok"] = np.cumsum(here & ~np.concatenate(([False], here))[:-1])
     in_gold = overlapping(starts, ends, gold)
     out: list[Piece] = []
-    at, previous = start, frozenset[str]()
+    at, previous, p_before = start, frozenset[str](), -1.0
     for i in range(last - first):
-        s, e, p = int(starts[i]), int(ends[i]), None
+        s, e, p = int(starts[i]), int(ends[i]), -1.0
         marks = {"gold"} if in_gold[i] else set()
         if table.weak is not None and (name := _WEAK.get(int(table.weak[first + i]))):
             marks.add(name)
         if table.p is not None and not np.isnan(table.p[first + i]):
             p = float(table.p[first + i])
-            marks.add(decile(p))
         run = int(runs[i]) if flags[first + i] else None
         if s > at:
-            out.append(Piece(at, s, exact(text[at:s]), " ".join(sorted(marks & previous)), False, None, ""))
-        out.append(Piece(s, e, exact(text[s:e]), " ".join(sorted(marks)), True, run, "" if p is None else f"{p:.3f}"))
-        at, previous = e, frozenset(marks)
+            out.append(Piece(at, s, exact(text[at:s]), _classes(marks & previous, min(p, p_before)), False, None, ""))
+        out.append(Piece(s, e, exact(text[s:e]), _classes(marks, p), True, run, f"{p:.3f}" if p >= 0 else ""))
+        at, previous, p_before = e, frozenset(marks), p
     if at < end:
         out.append(Piece(at, end, exact(text[at:end]), "", False, None, ""))
     return out
+
+
+def _classes(marks: AbstractSet[str], p: float) -> str:
+    """CSS classes; a `p` below 0 means that nobody scored this."""
+    return " ".join([*sorted(marks), *([decile(p)] if p >= 0 else [])])

@@ -48,7 +48,12 @@ def add(sessions: sessionmaker[Session], name: str, model: str, sae: str, layer:
         from labeling.saes import load_sae
 
         loaded = load_sae(sae)
-        info = {"d_in": loaded.d_in, "d_sae": loaded.d_sae, "architecture": loaded.architecture, "layer": layer_in(loaded.metadata)}
+        info = {
+            "d_in": loaded.d_in,
+            "d_sae": loaded.d_sae,
+            "architecture": loaded.architecture,
+            "layer": layer_in(loaded.metadata),
+        }
         info["context"] = loaded.metadata.get("context_size")
     layer = layer if layer is not None else info["layer"]
     if layer is None:
@@ -59,5 +64,7 @@ def add(sessions: sessionmaker[Session], name: str, model: str, sae: str, layer:
             row = Reference(name=name, model=model, sae=sae, layer=layer, info=info)
             session.add(row)
         elif (row.model, row.sae, row.layer) != (model, sae, layer):
-            raise ValueError(f"reference {name!r} exists with other parts ({row.model}, {row.sae}, block {row.layer}); choose another name")
+            raise ValueError(
+                f"reference {name!r} exists with other parts ({row.model}, {row.sae}, block {row.layer}); choose another name"
+            )
         return row

@@ -92,7 +92,7 @@ def labels_now(row: Annotation | None) -> Labels:
 # The queue
 
 
-def _reviewable(project_id: int, filters: Filters) -> Select[tuple[Document, Annotation | None]]:
+def _reviewable(project_id: int, filters: Filters) -> Select[Document, Annotation]:
     query = (
         select(Document, Annotation).outerjoin(Annotation, _newest())
         .where(Document.project_id == project_id, Document.split != "sealed")
@@ -113,13 +113,13 @@ def documents_in_order(
     """A slice of the documents as imported, and how many the filters admit."""
     query = _reviewable(project_id, filters)
     total = session.scalar(select(func.count()).select_from(query.with_only_columns(Document.id).subquery())) or 0
-    rows = session.execute(query.order_by(Document.id).offset(offset).limit(limit)).tuples().all()
-    return list(rows), total
+    rows = session.execute(query.order_by(Document.id).offset(offset).limit(limit))
+    return [(document, annotation) for document, annotation in rows], total
 
 
 def documents_by_key(session: Session, project_id: int, keys: list[str]) -> list[tuple[Document, Annotation | None]]:
     """These documents in the order of `keys`; sealed and missing ones left out."""
-    rows = session.execute(_reviewable(project_id, Filters()).where(Document.key.in_(keys))).tuples().all()
+    rows = session.execute(_reviewable(project_id, Filters()).where(Document.key.in_(keys)))
     found = {document.key: (document, annotation) for document, annotation in rows}
     return [found[key] for key in keys if key in found]
 
@@ -131,8 +131,7 @@ def neighbour(session: Session, project_id: int, filters: Filters, document_id: 
         query = query.where(Document.id > document_id).order_by(Document.id)
     else:
         query = query.where(Document.id < document_id).order_by(Document.id.desc())
-    row = session.execute(query.limit(1)).first()
-    return row[0] if row else None
+    return session.scalar(query.limit(1))
 
 
 def states_by_key(session: Session, project_id: int) -> dict[str, str]:

@@ -13,7 +13,7 @@ from app import models as m
 from app import queries
 from app.db import reading
 from app.settings import Settings
-from app.steps import newest
+from app.steps import located, newest
 from labeling.documents import must, read, text_sha256
 from labeling.events import Artifact, Event, Progress
 
@@ -27,7 +27,12 @@ def save_rule(session: Session, project_id: int, changes: dict[str, Any], author
     config = RuleConfig.model_validate((old.config if old else {}) | changes)
     functions = [f.config for f in queries.functions_of(session, project_id)]
     return queries.save_rule(
-        session, project_id, config.model_dump(mode="json"), queries.accepted_latents(session, project), functions, author
+        session,
+        project_id,
+        config.model_dump(mode="json"),
+        queries.accepted_latents(session, project),
+        functions,
+        author,
     )
 
 
@@ -49,14 +54,18 @@ def predict_with_rule(
         if rule is None:
             raise ValueError("the project has no saved rule yet; run `tokensieve label` first")
         trained_on = Store.open(settings.data_dir / newest(session, project_id, "store").path)
-        config, functions = RuleConfig(**rule.config), [parse(f) for f in rule.functions]
+        config, functions = RuleConfig(**rule.config), [parse(located(f, settings)) for f in rule.functions]
     documents = [d for file in inputs for d in must(read(file))]
     texts = {text_sha256(d.text): d.text for d in documents}
     yield Progress(0, None, "", "load reference")
     reference, sae = open_reference(trained_on.info["model"], trained_on.info["sae"], trained_on.info["layer"])
     with tempfile.TemporaryDirectory(dir=settings.data_dir) as folder:
         rows = [StoreDocument(sha, text, "input", "test") for sha, text in texts.items()]
-        yield from (e for e in harvest(rows, reference, sae, Path(folder) / "store", HarvestConfig(), {}) if not isinstance(e, Artifact))
+        yield from (
+            e
+            for e in harvest(rows, reference, sae, Path(folder) / "store", HarvestConfig(), {})
+            if not isinstance(e, Artifact)
+        )
         store = Store.open(Path(folder) / "store")
         forget = is_forget(label(store, rule.latents, config, functions, texts.__getitem__, trained_on.stats).flags)
         beside = out.with_name(f".{out.name}.tmp")

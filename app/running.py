@@ -40,7 +40,13 @@ def start_here(
         with sessions.begin() as session:
             same = select(Job).where(Job.kind == kind, Job.project_id == project_id).order_by(Job.id.desc())
             job = next((j for j in session.scalars(same) if j.args == args and is_active(j)), None)
-            free = job is None or job.state == "queued" or not _alive(job.worker) or job.lease_until is None or job.lease_until < now()
+            free = (
+                job is None
+                or job.state == "queued"
+                or not _alive(job.worker)
+                or job.lease_until is None
+                or job.lease_until < now()
+            )
             if free:
                 if job is None:
                     job = Job(kind=kind, project_id=project_id, args=args, author=author, attempts=0, result={})

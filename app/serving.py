@@ -40,9 +40,13 @@ def serve(settings: Settings, worker: bool = True) -> None:
     if worker:
         process = multiprocessing.get_context("spawn").Process(target=_work, args=(settings,), name="tokensieve-worker")
         process.start()
-    sys.stderr.write(f"\nTokensieve is at http://{settings.host}:{settings.port}\nLog in once with: http://{settings.host}:{settings.port}{path}\n\n")
+    sys.stderr.write(
+        f"\nTokensieve is at http://{settings.host}:{settings.port}\nLog in once with: http://{settings.host}:{settings.port}{path}\n\n"
+    )
     try:
-        uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning", server_header=False)
+        uvicorn.run(
+            create_app(settings), host=settings.host, port=settings.port, log_level="warning", server_header=False
+        )
     finally:
         if process is not None:
             process.terminate()

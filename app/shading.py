@@ -11,7 +11,9 @@ def decile(share: float) -> str:
     return f"t{min(9, max(0, int(share * 10)))}"
 
 
-def pieces(text: str, starts: Sequence[int] | Any, ends: Sequence[int] | Any, classes: Sequence[str], join: bool = True) -> Pieces:
+def pieces(
+    text: str, starts: Sequence[int] | Any, ends: Sequence[int] | Any, classes: Sequence[str], join: bool = True
+) -> Pieces:
     """Cut `text` at marked tokens. With `join`, neighbours of one class become one piece, blanks between them too."""
     out: Pieces = []
     at = 0

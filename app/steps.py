@@ -28,7 +28,10 @@ def newest(session: Session, project_id: int, kind: str) -> m.Artifact:
     """The project's newest artifact of a kind. Raises ValueError saying which step makes one."""
     maker = {"store": "discover", "discovery": "discover", "labels": "label"}.get(kind, kind)
     found = session.scalar(
-        select(m.Artifact).where(m.Artifact.project_id == project_id, m.Artifact.kind == kind).order_by(m.Artifact.id.desc()).limit(1)
+        select(m.Artifact)
+        .where(m.Artifact.project_id == project_id, m.Artifact.kind == kind)
+        .order_by(m.Artifact.id.desc())
+        .limit(1)
     )
     if found is None:
         raise ValueError(f"the project has no {kind} yet; run `tokensieve {maker}` first")
@@ -116,8 +119,12 @@ def harvest(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Ev
         project = session.get_one(m.Project, job.project_id)
         reference = project.reference
         if reference is None:
-            raise ValueError("the project has no reference yet; choose one on its page or with `tokensieve discover --reference`")
-        documents = [StoreDocument(d.key, d.text, d.family.name, d.split) for d in project_documents(session, job.project_id)]
+            raise ValueError(
+                "the project has no reference yet; choose one on its page or with `tokensieve discover --reference`"
+            )
+        documents = [
+            StoreDocument(d.key, d.text, d.family.name, d.split) for d in project_documents(session, job.project_id)
+        ]
         info = {"reference": reference.name, "reference_id": reference.id, "model": reference.model, "sae": reference.sae, "layer": reference.layer}  # fmt: skip
     if not documents:
         raise ValueError("the project has no documents yet; import some first")
@@ -141,7 +148,7 @@ def discover(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[E
     with reading(sessions) as session:
         stores = select(m.Artifact.id).where(m.Artifact.project_id == job.project_id, m.Artifact.kind == "store")
         mine = session.scalar(stores.where(m.Artifact.job_id == job.id))
-        if job.args.get("again") and mine is None or session.scalar(stores) is None:
+        if (job.args.get("again") and mine is None) or session.scalar(stores) is None:
             fresh = True
         else:
             fresh = False
@@ -168,22 +175,33 @@ def label(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Even
         store = newest(session, job.project_id, "store")
         store_id, store_path = store.id, settings.data_dir / store.path
         config, latents = RuleConfig(**rule.config), [int(n) for n in rule.latents]
-        functions = [parse(f) for f in rule.functions]
+        functions = [parse(located(f, settings)) for f in rule.functions]
         info = {"rule": rule.version, "rule_sha256": rule.sha256}
     out = settings.artifacts_dir / f"labels-{job.id}"
     made: list[Artifact] = []
     yield from relay(
-        once(out, "labels", lambda: label_corpus(store_path, latents, config, functions, corpus.text_of, out, info)), made
+        once(out, "labels", lambda: label_corpus(store_path, latents, config, functions, corpus.text_of, out, info)),
+        made,
     )
     artifact_id = register(sessions, settings, job, made[-1])
     with sessions() as session, session.begin():
         if session.scalar(select(m.LabelSet).where(m.LabelSet.artifact_id == artifact_id)) is None:
             session.add(
                 m.LabelSet(
-                    project_id=job.project_id, rule_id=job.args["rule_id"], store_id=store_id,
-                    artifact_id=artifact_id, info=made[-1].info,
+                    project_id=job.project_id,
+                    rule_id=job.args["rule_id"],
+                    store_id=store_id,
+                    artifact_id=artifact_id,
+                    info=made[-1].info,
                 )  # fmt: skip
             )
+
+
+def located(function: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """A function's config with a classifier's folder made absolute; stored configs are relative to the data directory."""
+    if function["kind"] != "classifier":
+        return function
+    return {**function, "classifier": str(settings.data_dir / function["classifier"])}
 
 
 def weak_documents(settings: Settings, sessions: Sessions, label_set_id: int) -> list[tuple[Document, str]]:
@@ -202,7 +220,9 @@ def weak_documents(settings: Settings, sessions: Sessions, label_set_id: int) ->
         for i, key in enumerate(store.keys):
             if key in rows:
                 d = rows[key]
-                out.append((Document(key, d.text, d.family.name, d.family.side, spans=spans_of(store, flags, i)), d.split))
+                out.append(
+                    (Document(key, d.text, d.family.name, d.family.side, spans=spans_of(store, flags, i)), d.split)
+                )
         return out
 
 
@@ -219,7 +239,10 @@ def train(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Even
     config = TrainConfig(backbone=backbone, **{k: args[k] for k in ("mode", "epochs", "lr", "seed") if k in args})
     with reading(sessions) as session:
         definition = session.scalar(
-            select(m.Definition).where(m.Definition.project_id == job.project_id).order_by(m.Definition.version.desc()).limit(1)
+            select(m.Definition)
+            .where(m.Definition.project_id == job.project_id)
+            .order_by(m.Definition.version.desc())
+            .limit(1)
         )
         labels = session.get_one(m.LabelSet, args["label_set_id"])
         info = {
@@ -231,7 +254,9 @@ def train(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Even
     out, made = settings.artifacts_dir / f"classifier-{job.id}", list[Artifact]()
     yield from relay(once(out, "classifier", lambda: run(examples, config, out, info)), made)
     scored = settings.artifacts_dir / f"predictions-{job.id}"
-    yield from relay(once(scored, "predictions", lambda: predict_corpus(out, [e.document for e in examples], scored)), made)
+    yield from relay(
+        once(scored, "predictions", lambda: predict_corpus(out, [e.document for e in examples], scored)), made
+    )
     trained, predicted = (next(a for a in made if a.kind == kind) for kind in ("classifier", "predictions"))
     artifact_id, predictions_id = (register(sessions, settings, job, a) for a in (trained, predicted))
     with sessions() as session, session.begin():
@@ -259,7 +284,7 @@ def evaluate(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[E
 def evaluate_classifier(settings: Settings, sessions: Sessions, classifier_id: int) -> Iterator[Event]:
     """Scores on weak labels of the validation and test splits, and on gold where people annotated."""
     from labeling.evaluate import score
-    from labeling.predictions import PredictionStore
+    from labeling.predictions import Prediction, PredictionStore
 
     with reading(sessions) as session:
         row = session.get_one(m.Classifier, classifier_id)
@@ -273,7 +298,8 @@ def evaluate_classifier(settings: Settings, sessions: Sessions, classifier_id: i
     for done, (name, truth) in enumerate(sets.items()):
         yield Progress(done, len(sets), "sets", f"evaluate on {name}")
         if truth:
-            results[name] = score((predictions.to_json(d.id, threshold) for d in truth), truth).to_json()
+            scored = (Prediction(d.id, *at).to_json(threshold) for d in truth if (at := predictions.document(d.id)))
+            results[name] = score(scored, truth).to_json()
     with sessions() as session, session.begin():
         row = session.get_one(m.Classifier, classifier_id)
         row.info = {**row.info, **results}

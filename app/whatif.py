@@ -46,7 +46,7 @@ class Sample:
     pieces: Pieces
 
 
-_cache: OrderedDict[tuple[int, str], Labels] = OrderedDict()
+_cache: OrderedDict[tuple[int, str], tuple[Store, Labels]] = OrderedDict()
 _lock = Lock()
 
 
@@ -65,10 +65,10 @@ def what_if(
     with _lock:
         if key in _cache:
             _cache.move_to_end(key)
-            return _cache[key]
+            return _cache[key][1]
     labels = label(store, latents, config, functions, text_of)
     with _lock:
-        _cache[key] = labels
+        _cache[key] = store, labels  # holding the store keeps its id its own
         while len(_cache) > 8:
             _cache.popitem(last=False)
     return labels
@@ -111,10 +111,15 @@ def _sample(store: Store, flags: UInt8[np.ndarray, " tok"], i: int, share: float
     starts, ends, marks = store.starts[part], store.ends[part], flags[part]
     hits = np.flatnonzero(marks)
     first = int(starts[hits[0]]) if len(hits) else 0
-    begin = 0 if first < SHOWN // 2 else max(text.rfind("\n", 0, first) + 1, text.rfind(". ", 0, first) + 1, first - 300)
+    begin = (
+        0 if first < SHOWN // 2 else max(text.rfind("\n", 0, first) + 1, text.rfind(". ", 0, first) + 1, first - 300)
+    )
     stop = min(len(text), begin + SHOWN)
     inside = (starts >= begin) & (ends <= stop)
     classes = [MARKS[m] for m in marks[inside]]
     return Sample(
-        store.keys[i], store.doc_family[i], share, pieces(text[begin:stop], starts[inside] - begin, ends[inside] - begin, classes)
+        store.keys[i],
+        store.doc_family[i],
+        share,
+        pieces(text[begin:stop], starts[inside] - begin, ends[inside] - begin, classes),
     )  # fmt: skip

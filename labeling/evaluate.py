@@ -60,9 +60,22 @@ class Scores:
     y: Bools = field(repr=False)  # gold of each scored word
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, without the arrays they came from."""
+        """All figures and the curve to choose a threshold by, without the arrays they came from."""
         names = ("precision", "recall", "f1", "f2", "auroc", "fpr", "documents", "words", "forget_words", "intervals")
-        return {n: getattr(self, n) for n in names} | {"families": {k: vars(v) for k, v in self.families.items()}}
+        return {n: getattr(self, n) for n in names} | {
+            "families": {name: vars(family) for name, family in self.families.items()},
+            "pr_curve": pr_curve(self.p, self.y, points=100) if self.y.any() else [],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Scores":
+        """What `to_json` stored, for printing again; the arrays behind the figures stay empty."""
+        figures = {k: v for k, v in value.items() if k not in ("families", "pr_curve")}
+        families = {name: FamilyScores(**family) for name, family in value["families"].items()}
+        return cls(
+            **figures, families=families, ids=[], counts=np.zeros((0, 4), np.int64),
+            p=np.zeros(0), y=np.zeros(0, dtype=bool),
+        )  # fmt: skip
 
 
 def score(
@@ -96,10 +109,10 @@ def score(
     resampled = draws @ counts  # (boot, 4)
     names = ("precision", "recall", "f1", "f2", "fpr")
     intervals = {n: _interval(_FIGURES[n](resampled)) for n in names}
-    intervals["auroc"] = _interval(_auroc(p, y, of, draws))
+    intervals["auroc"] = _interval(_auroc_resampled(p, y, of, draws))
     return Scores(
         **{n: _number(_FIGURES[n](totals[None])) for n in names},  # type: ignore[arg-type]
-        auroc=_number(_auroc(p, y, of, np.ones((1, len(judged)), dtype=np.int64))),
+        auroc=_number(_auroc_at(p, y)),
         documents=len(judged),
         words=len(y),
         forget_words=int(y.sum()),
@@ -207,20 +220,32 @@ def _draws(documents: int, bootstrap: int, seed: int) -> Ints:
     return np.random.default_rng(seed).multinomial(documents, share, size=bootstrap)
 
 
-def _auroc(p: Floats, y: Bools, of: Ints, draws: Ints) -> Floats:
-    """AUROC of each resample: the chance that a forget word has a larger p than a retain word, ties half."""
-    order = np.argsort(p, kind="stable")
-    p, y, of = p[order], y[order], of[order]
-    ties = np.flatnonzero(np.concatenate(([True], p[1:] != p[:-1]))) if len(p) else np.array([], dtype=np.int64)
-    out = []
-    for draw in draws:
-        weight = draw[of]
-        forget = np.add.reduceat(weight * y, ties) if len(ties) else np.zeros(0)
-        retain = np.add.reduceat(weight * ~y, ties) if len(ties) else np.zeros(0)
-        pairs = float(forget.sum()) * float(retain.sum())
-        below = np.cumsum(retain) - retain / 2
-        out.append(float(forget @ below) / pairs if pairs else np.nan)
-    return np.array(out)
+def _auroc(forget: Floats, retain: Floats) -> Floats:
+    """The chance that a forget word has a larger p than a retain word, ties half.
+
+    Both are counts of words by ascending value of p, (boot, value).
+    """
+    below = np.cumsum(retain, axis=1) - retain / 2
+    pairs = forget.sum(axis=1) * retain.sum(axis=1)
+    return np.divide((forget * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def _auroc_at(p: Floats, y: Bools) -> Floats:
+    """AUROC of all words, as one value in an array."""
+    values, at = np.unique(p, return_inverse=True)
+    forget, retain = (np.bincount(at, weight, len(values)).astype(np.float64)[None] for weight in (y, ~y))
+    return _auroc(forget, retain)
+
+
+def _auroc_resampled(p: Floats, y: Bools, of: Ints, draws: Ints, bins: int = 256) -> Floats:
+    """AUROC of each resample of documents; p is cut into quantiles, so that many resamples are one product."""
+    if not len(p):
+        return np.array([])
+    edges = np.unique(np.quantile(p, np.linspace(0, 1, bins), method="lower"))
+    at = of * len(edges) + np.searchsorted(edges, p, side="right") - 1
+    shape = draws.shape[1], len(edges)
+    of_documents = (np.bincount(at, weight, shape[0] * shape[1]).reshape(shape) for weight in (y, ~y))
+    return _auroc(*(draws.astype(np.float64) @ words_ for words_ in of_documents))
 
 
 def _families(documents: list[Document], counts: Ints, draws: Ints) -> dict[str, FamilyScores]:

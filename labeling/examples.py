@@ -42,6 +42,7 @@ class TrainConfig:
     batch_tokens: int = 2048
     warmup: float = 0.1  # share of all steps
     weight_decay: float = 0.01
+    dropout: float = 0.0  # on CPUs drawing it takes longer than all the rest of a step
     checkpoint_every: int = 100  # steps
     validations: int = 2  # per epoch; the best of them is exported
     # probe
@@ -128,15 +129,15 @@ def validate(classifier: LoadedClassifier, documents: Sequence[Document], radii:
     return max((_agreement(scored, starts, y, radius) for radius in radii), key=lambda v: v.f1)
 
 
-def _word_labels(document: Document) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+def _word_labels(document: Document) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """First character of every word that counts, and whether it lies in a forget span."""
-    first = np.array([start for start, _ in words(document.text)], np.int32)
+    first = np.array([start for start, _ in words(document.text)], np.int64)
     first = first[~inside(first, document.ignore or [])]
     return first, inside(first, document.spans or [])
 
 
 def _agreement(
-    scored: list[Prediction], starts: Sequence[NDArray[np.int32]], y: NDArray[np.bool_], radius: int
+    scored: list[Prediction], starts: Sequence[NDArray[np.int64]], y: NDArray[np.bool_], radius: int
 ) -> Validation:
     p = np.concatenate([
         Prediction(s.id, s.starts, s.ends, smoothed(s.p, radius)).carried(at, at + 1)

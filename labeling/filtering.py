@@ -1,23 +1,345 @@
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+"""Filter a corpus, files to files: mask, remove, or drop whole documents (METHOD, step 3).
 
-from labeling.events import Event
+Two passes over shards of documents: one scores (slow), one treats (fast), so that a budget can see all
+scores before it picks a threshold. Work lies in `OUT.partial`; a shard counts as done in a pass once
+its small .json is there, written last, so a killed run repeats one shard at most. `OUT` appears whole:
+
+    000-corpus-00000.parquet   mask, remove: id, text, input_ids, loss_mask (uint8, 1 = learn)
+                               document: id, text, kept
+    _scores/000-corpus-00000.parquet   id, starts, ends, p: one p per token of the output's tokenizer,
+                               so that another threshold needs no second scoring
+    rejected.jsonl             rows that could not be read exactly: file, row, reason
+    MANIFEST.json              counts, threshold, lineage, sha256 of every file
+
+(Readers of Parquet folders skip names that begin with an underscore.) No special tokens are added.
+`loss_mask[i]` speaks of token i as the one to be predicted. The placeholder's id is the tokenizer's
+own for it, else the first free one; the manifest says which.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from labeling.artifacts import MANIFEST, read_manifest, replace_folder, seal, write_json
+from labeling.documents import Document, Rejection, read
+from labeling.events import Artifact, Event, Progress
+from labeling.predict import LoadedClassifier, covering, load_classifier, predict
+from labeling.tokens import tokenize
 
 TREATMENTS = ("mask", "remove", "document")
+PLACEHOLDER = "<|hidden|>"
+SCORED = pa.schema([
+    ("id", pa.string()), ("text", pa.string()), ("input_ids", pa.list_(pa.int32())),
+    ("starts", pa.list_(pa.int32())), ("ends", pa.list_(pa.int32())), ("p", pa.list_(pa.float32())),
+])  # fmt: skip
+TOKENS = pa.schema([
+    ("id", pa.string()), ("text", pa.string()),
+    ("input_ids", pa.list_(pa.int32())), ("loss_mask", pa.list_(pa.uint8())),
+])  # fmt: skip
+SCORES = pa.schema([field for field in SCORED if field.name not in ("text", "input_ids")])
+DOCUMENTS = pa.schema([("id", pa.string()), ("text", pa.string()), ("kept", pa.bool_())])
 
 
 @dataclass(frozen=True)
 class FilterConfig:
+    """What to do with forget tokens, and how many of them there are."""
+
     treatment: str = "mask"
-    threshold: float | None = None
-    budget: float | None = None
-    tokenizer: str | None = None
-    document_share: float = 0.5
+    threshold: float | None = None  # a token is forget from this p on; None: the classifier's own
+    budget: float | None = None  # share of all tokens to remove at most, instead of a threshold
+    tokenizer: str | None = None  # hub id or folder of the output's tokenizer; None: the classifier's
+    document_share: float = 0.5  # document: dropped from this share of forget tokens on (a budget picks its own)
+    shard_documents: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.treatment not in TREATMENTS:
+            raise ValueError(f"treatment {self.treatment!r} is not one of {', '.join(TREATMENTS)}")
+        if self.threshold is not None and self.budget is not None:
+            raise ValueError("give a threshold or a budget, not both")
+        for name in ("threshold", "budget", "document_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {value}")
+        if self.shard_documents < 1:
+            raise ValueError(f"shard_documents must be at least 1, not {self.shard_documents}")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is forget: tokens from `threshold` on; for `document`, documents from `share` of such tokens on."""
+
+    threshold: float
+    share: float
 
 
 def filter_corpus(
-    classifier_path: Path, inputs: list[str], out: Path, config: FilterConfig, text_field: str = "text", id_field: str = "id"
+    classifier_path: Path | str,
+    inputs: list[str],
+    out: Path,
+    config: FilterConfig,
+    text_field: str = "text",
+    id_field: str = "id",
 ) -> Iterator[Event]:
-    raise NotImplementedError
-    yield
+    """Filter files into the folder `out` (artifact kind "filtered"). A finished one is not made again."""
+    if not inputs:
+        raise ValueError("no input to filter; name at least one file")
+    classifier = load_classifier(classifier_path)
+    tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else classifier.tokenizer
+    plan = {
+        "classifier": classifier.identity, "config": asdict(config), "inputs": [_fingerprint(name) for name in inputs],
+        "text_field": text_field, "id_field": id_field,
+    }  # fmt: skip
+    work = out.with_name(out.name + ".partial")
+    if (out / MANIFEST).exists() and (info := read_manifest(out)["info"]).get("plan") == plan:
+        shutil.rmtree(work, ignore_errors=True)
+        yield Artifact("filtered", out, info)
+        return
+    _begin(work, plan)
+    yield from _score_all(inputs, work, classifier, tokenizer, config, text_field, id_field)
+    shards = sorted(path.stem for path in (work / "scored").glob("*.json"))
+    decision = decide(work, shards, config, classifier.threshold)
+    placeholder = _placeholder_id(tokenizer)
+    for done, shard in enumerate(shards):
+        if not (work / "treated" / f"{shard}.json").exists():
+            _treat(work, shard, decision, config.treatment, placeholder)
+        yield Progress(done + 1, len(shards), "shards", config.treatment)
+    counts = _totals(work, shards)
+    info = {
+        "plan": plan, "treatment": config.treatment, "threshold": decision.threshold, "budget": config.budget,
+        "classifier": classifier.identity, "tokenizer": config.tokenizer or "the classifier's",
+        "documents": counts["documents"], "tokens": counts["tokens"], "removed_tokens": counts["removed"],
+        "removed_share": counts["removed"] / max(counts["tokens"], 1), "rejected": _gather_rejected(work, shards),
+    }  # fmt: skip
+    if config.treatment == "remove":
+        info |= {"placeholder": PLACEHOLDER, "placeholder_id": placeholder}
+    if config.treatment == "document":
+        info |= {"document_share": decision.share, "kept_documents": counts["kept"]}
+    seal(work / "whole", "filtered", info)
+    replace_folder(work / "whole", out)
+    shutil.rmtree(work)
+    yield Artifact("filtered", out, info)
+
+
+def _fingerprint(name: str) -> list[Any]:
+    """Enough to notice that a file changed between a killed run and its rerun, without reading it all."""
+    path = Path(name)
+    return [name, path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else [name]
+
+
+def _begin(work: Path, plan: dict[str, Any]) -> None:
+    known = work / "plan.json"
+    if known.exists() and json.loads(known.read_text(encoding="utf-8")) != plan:
+        raise ValueError(
+            f"{work} belongs to a run with other inputs or settings; remove it or give another output folder"
+        )
+    for folder in ("scored", "treated", "whole/_scores"):
+        (work / folder).mkdir(parents=True, exist_ok=True)
+    write_json(known, plan)
+
+
+def _load_tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{name}: cannot be loaded as a tokenizer ({str(error).splitlines()[0]})") from None
+
+
+def _placeholder_id(tokenizer: Any) -> int:
+    known = tokenizer.get_vocab().get(PLACEHOLDER)
+    return len(tokenizer) if known is None else int(known)
+
+
+# --- score --------------------------------------------------------------------------------------
+
+
+def _score_all(
+    inputs: list[str],
+    work: Path,
+    classifier: LoadedClassifier,
+    tokenizer: Any,
+    config: FilterConfig,
+    text: str,
+    id_: str,
+) -> Iterator[Event]:
+    tokens = 0
+    for number, name in enumerate(inputs):
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", "stdin" if name == "-" else Path(name).name.split(".")[0]).strip(".-")
+        rows = read(name, text, id_)
+        for part in range(1_000_000):
+            shard = f"{number:03d}-{stem}-{part:05d}"
+            state = work / "scored" / f"{shard}.json"
+            chunk = list(islice(rows, config.shard_documents))
+            if not chunk:
+                break
+            if not state.exists():
+                rejected = [asdict(row) for row in chunk if isinstance(row, Rejection)]
+                documents = [row for row in chunk if isinstance(row, Document)]
+                path = work / "scored" / f"{shard}.parquet"
+                found = yield from _score(path, documents, classifier, tokenizer, tokens)
+                write_json(state, {"rejected": rejected, "tokens": found})
+            tokens += json.loads(state.read_text(encoding="utf-8"))["tokens"]
+            yield Progress(tokens, None, "tokens", "score")
+
+
+def _score(
+    path: Path, documents: list[Document], classifier: LoadedClassifier, tokenizer: Any, before: int
+) -> Generator[Event, None, int]:
+    """Write one shard of scores: one p per token of the output's tokenizer. Returns how many."""
+    rows, tokens = [], before
+    for document, prediction in zip(documents, predict(classifier, documents), strict=True):
+        [target] = tokenize(tokenizer, [document.text])
+        starts, ends = covering(document.text, target)
+        p = prediction.carried(starts, ends)
+        row = {
+            "id": document.id,
+            "text": document.text,
+            "input_ids": target.ids,
+            "starts": starts,
+            "ends": ends,
+            "p": p,
+        }
+        rows.append(row)
+        tokens += len(p)
+        if len(rows) % 32 == 0:
+            yield Progress(tokens, None, "tokens", "score")
+    _write(path, rows, SCORED)
+    return tokens - before
+
+
+def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    beside = path.with_name(path.name + ".tmp")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), beside, compression="zstd")
+    os.replace(beside, path)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a scored shard, lists as arrays."""
+    with pq.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                for name, dtype in (
+                    ("input_ids", np.int32),
+                    ("starts", np.int32),
+                    ("ends", np.int32),
+                    ("p", np.float32),
+                ):
+                    row[name] = np.array(row[name], dtype)
+                yield row
+
+
+# --- decide -------------------------------------------------------------------------------------
+
+
+def decide(work: Path, shards: Iterable[str], config: FilterConfig, default: float) -> Decision:
+    """The threshold asked for, or the lowest one that keeps within the budget over all scored shards."""
+    threshold = default if config.threshold is None else config.threshold
+    if config.budget is None:
+        return Decision(threshold, config.document_share)
+    counts = np.zeros(_BINS, np.int64)
+    for shard in shards:
+        for row in _rows(work / "scored" / f"{shard}.parquet"):
+            if config.treatment == "document":
+                share = np.array([_share(row["p"], threshold)], np.float32)
+                counts[_bins(share)] += len(row["p"])
+            else:
+                counts += np.bincount(_bins(row["p"]), minlength=_BINS)
+    chosen = _within(counts, config.budget)
+    return Decision(threshold, chosen) if config.treatment == "document" else Decision(chosen, config.document_share)
+
+
+# Bit patterns of non-negative floats sort like the floats, so dropping the low bits gives a histogram as
+# fine near 0 as near 1 (8 steps to a thousandth), in constant memory whatever the corpus.
+_SHIFT = 10
+_BINS = (int(np.float32(1).view(np.uint32)) >> _SHIFT) + 1
+
+
+def _bins(p: NDArray[np.float32]) -> NDArray[np.intp]:
+    return (p.view(np.uint32) >> _SHIFT).astype(np.intp)
+
+
+def _within(counts: NDArray[np.int64], budget: float) -> float:
+    """The lowest value with at most `budget` of all counts at or above it; above 1 if even p = 1 is too many."""
+    above = np.cumsum(counts[::-1])[::-1]
+    fits = np.flatnonzero(above <= budget * counts.sum())
+    if not len(fits):
+        return float(np.nextafter(np.float32(1), np.float32(2)))
+    return float(np.array([fits[0] << _SHIFT], np.uint32).view(np.float32)[0])
+
+
+def _share(p: NDArray[np.float32], threshold: float) -> float:
+    return float((p >= threshold).mean()) if len(p) else 0.0
+
+
+# --- treat --------------------------------------------------------------------------------------
+
+
+def _treat(work: Path, shard: str, decision: Decision, treatment: str, placeholder: int) -> None:
+    """Write a shard's output and its scores, then its counts."""
+    out: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    count = {"documents": 0, "tokens": 0, "removed": 0, "kept": 0}
+    for row in _rows(work / "scored" / f"{shard}.parquet"):
+        forget = row["p"] >= decision.threshold
+        scores.append({name: row[name] for name in ("id", "starts", "ends", "p")})
+        treated = {"id": row["id"], "text": row["text"]}
+        if treatment == "document":
+            share = np.float32(_share(row["p"], decision.threshold))
+            kept = not len(forget) or bool(share < np.float32(decision.share)) or not forget.any()
+            forget = np.full(len(forget), not kept)
+            treated |= {"kept": kept}
+            count["kept"] += kept
+        else:
+            treated |= {"input_ids": row["input_ids"], "loss_mask": (~forget).astype(np.uint8)}
+            if treatment == "remove":
+                treated["input_ids"] = np.where(forget, placeholder, row["input_ids"])
+                treated["text"] = hidden(row["text"], row["starts"][forget], row["ends"][forget])
+        out.append(treated)
+        count["documents"] += 1
+        count["tokens"] += len(forget)
+        count["removed"] += int(forget.sum())
+    _write(work / "whole" / "_scores" / f"{shard}.parquet", scores, SCORES)
+    _write(work / "whole" / f"{shard}.parquet", out, DOCUMENTS if treatment == "document" else TOKENS)
+    write_json(work / "treated" / f"{shard}.json", count)
+
+
+def hidden(text: str, starts: NDArray[np.int32], ends: NDArray[np.int32]) -> str:
+    """The text with one placeholder for each of the tokens given; those that share characters share it."""
+    pieces, at = [], 0
+    for start, end in sorted(set(zip(starts.tolist(), ends.tolist(), strict=True))):
+        if end <= at:
+            continue
+        pieces += [text[at : max(start, at)], PLACEHOLDER]
+        at = end
+    return "".join([*pieces, text[at:]])
+
+
+def _totals(work: Path, shards: Iterable[str]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for shard in shards:
+        total.update(json.loads((work / "treated" / f"{shard}.json").read_text(encoding="utf-8")))
+    return total
+
+
+def _gather_rejected(work: Path, shards: Iterable[str]) -> int:
+    """One file of all rejections; returns how many."""
+    rejected = 0
+    with open(work / "whole" / "rejected.jsonl", "w", encoding="utf-8") as file:
+        for shard in shards:
+            for row in json.loads((work / "scored" / f"{shard}.json").read_text(encoding="utf-8"))["rejected"]:
+                file.write(json.dumps(row) + "\n")
+                rejected += 1
+    return rejected

@@ -35,6 +35,9 @@ def finetune(
     tokens = np.cumsum([sum(lengths[i] for i in batch) for batch in plan])
     steps, total = len(plan), int(tokens[-1])
     every = max(1, steps // (config.epochs * config.validations))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = config.dropout
     optimizer = _optimizer(model, config)
     run = Checkpoints(work, sha256_json([_identity(config), _digest(windows)]))
     best, step = run.restore(model, optimizer)

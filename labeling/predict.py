@@ -7,6 +7,8 @@ buffer of fixed size; in it, windows of like length go through the model togethe
 """
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labeling.artifacts import ArtifactError, sha256_json, verify
-from labeling.documents import Document
-from labeling.events import Event
+from labeling.documents import Document, must, read
+from labeling.events import Artifact, Event, Progress
 from labeling.predictions import Prediction, PredictionStore, write_predictions
 from labeling.references import load_model, pick_device, pick_dtype
 from labeling.tokens import Tokens, tokenize, windows
@@ -238,3 +240,35 @@ def predict_corpus(classifier_path: Path, documents: Iterable[Document], out: Pa
     classifier = load_classifier(classifier_path)
     info = {"classifier": classifier.identity, "threshold": classifier.threshold}
     yield from write_predictions(predict(classifier, documents), out, info)
+
+
+def predict_files(
+    classifier_path: Path, inputs: list[str], out: str, text_field: str = "text", id_field: str = "id"
+) -> Iterator[Event]:
+    """Step: score files (`-`: JSONL on standard input) into one predictions file (`-`: standard output).
+
+    A row that cannot be read stops the run: a file that silently skips rows would pass for whole.
+    """
+    classifier = load_classifier(classifier_path)
+    documents = (d for source in inputs for d in must(read(source, text_field, id_field)))
+    target = Path(out)
+    beside = target.with_name(f".{target.name}.tmp")
+    file = sys.stdout if out == "-" else beside.open("w", encoding="utf-8")
+    done = tokens = 0
+    try:
+        for prediction in predict(classifier, documents):
+            file.write(json.dumps(prediction.to_json(classifier.threshold)) + "\n")
+            done, tokens = done + 1, tokens + len(prediction)
+            if done % 20 == 0:
+                yield Progress(tokens, None, "tokens", "predict")
+        file.flush()
+        if out != "-":
+            os.fsync(file.fileno())
+            file.close()
+            os.replace(beside, target)
+    finally:
+        if out != "-":
+            file.close()
+            beside.unlink(missing_ok=True)
+    yield Progress(tokens, tokens, "tokens", "predict")
+    yield Artifact("predictions", target, {"documents": done, "tokens": tokens})

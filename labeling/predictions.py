@@ -40,7 +40,7 @@ class Prediction:
             "tokens": [[start, end, round(p, 6)] for start, end, p in rows],
         }
 
-    def carried(self, starts: NDArray[np.int32], ends: NDArray[np.int32]) -> NDArray[np.float32]:
+    def carried(self, starts: NDArray[np.integer[Any]], ends: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Scores for another tokenizer's tokens of the same text: the highest p each one touches.
 
         What lies between two tokens (blanks, mostly) has the lower of their two scores, as a span
@@ -67,8 +67,8 @@ def _highest(
     begin: NDArray[np.int32],
     stop: NDArray[np.int32],
     value: NDArray[np.float32],
-    starts: NDArray[np.int32],
-    ends: NDArray[np.int32],
+    starts: NDArray[np.integer[Any]],
+    ends: NDArray[np.integer[Any]],
 ) -> NDArray[np.float32]:
     """Highest value among the pieces that overlap each [start, end); 0 where none does."""
     first = np.searchsorted(np.maximum.accumulate(stop), starts, side="right")

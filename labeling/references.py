@@ -74,7 +74,11 @@ def load_model(name: str, auto_class: Any = None, dtype: torch.dtype = torch.flo
     Code from the checkpoint never runs and pickled weights are refused (RELIABILITY 8).
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging as hf_logging
 
+    # Its own bars and load reports would tear ours apart.
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
     auto = auto_class or AutoModelForCausalLM
     options: dict[str, Any] = {"trust_remote_code": False}
     path = Path(name)
@@ -87,11 +91,15 @@ def load_model(name: str, auto_class: Any = None, dtype: torch.dtype = torch.flo
             # Packed blocks are a third of the speed of dense bf16 and cannot be hooked in place.
             options["quantization_config"] = GgufConfig(dequantize=True)
         elif not list(path.glob("*.safetensors")):
-            raise ValueError(f"{path}: no .safetensors or .gguf weights; pickled weights (.bin, .pt) are not loaded, convert them first")
+            raise ValueError(
+                f"{path}: no .safetensors or .gguf weights; pickled weights (.bin, .pt) are not loaded, convert them first"
+            )
     elif name.startswith((".", "/", "~")):
         raise ValueError(f"{name}: no such folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **{k: v for k, v in options.items() if k != "quantization_config"})
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, **{k: v for k, v in options.items() if k != "quantization_config"}
+        )
         if "gguf_file" not in options:
             options["use_safetensors"] = True
         model = auto.from_pretrained(name, dtype=dtype, **options)
@@ -112,13 +120,17 @@ def _check_gguf(path: Path) -> None:
     except Exception as error:  # the reader raises whatever numpy raises on short files
         raise ValueError(f"{path}: not a readable GGUF file ({error}); fetch it again") from None
     if not ends or max(ends) > size:
-        raise ValueError(f"{path}: truncated ({size:,} bytes, its header promises {max(ends, default=0):,}); fetch it again")
+        raise ValueError(
+            f"{path}: truncated ({size:,} bytes, its header promises {max(ends, default=0):,}); fetch it again"
+        )
 
 
 class Reference:
     """A language model with one hook point: the output of block `layer` (counted from 0)."""
 
-    def __init__(self, name: str, layer: int, context: int = 512, dtype: torch.dtype | None = None, prepend_bos: bool = True):
+    def __init__(
+        self, name: str, layer: int, context: int = 512, dtype: torch.dtype | None = None, prepend_bos: bool = True
+    ):
         self.name, self.layer, self.context = name, layer, context
         self.device = pick_device()
         self.dtype = dtype or pick_dtype(self.device)
@@ -147,7 +159,9 @@ class Reference:
             batches[-1].append(window)
         return batches
 
-    def batch(self, windows_: Sequence[Window], ids: Sequence[NDArray[np.int32]]) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    def batch(
+        self, windows_: Sequence[Window], ids: Sequence[NDArray[np.int32]]
+    ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
         """Padded token ids with the prefix in front, and which positions are to be scored."""
         offset = len(self.prefix)
         width = offset + max(w.end - w.start for w in windows_)
@@ -155,7 +169,9 @@ class Reference:
         scored = torch.zeros((len(windows_), width), dtype=torch.bool)
         for row, w in enumerate(windows_):
             tokens[row, :offset] = torch.tensor(self.prefix, dtype=torch.long)
-            tokens[row, offset : offset + w.end - w.start] = torch.from_numpy(ids[w.document][w.start : w.end].astype(np.int64))
+            tokens[row, offset : offset + w.end - w.start] = torch.from_numpy(
+                ids[w.document][w.start : w.end].astype(np.int64)
+            )
             scored[row, offset + w.scored_from - w.start : offset + w.end - w.start] = True
         return tokens, scored
 
@@ -177,7 +193,9 @@ class Reference:
             handle.remove()
         return kept[0]
 
-    def stream(self, ids: Sequence[NDArray[np.int32]], batch_tokens: int = 4096) -> Iterator[tuple[list[Window], Float[Tensor, "tok d_in"]]]:
+    def stream(
+        self, ids: Sequence[NDArray[np.int32]], batch_tokens: int = 4096
+    ) -> Iterator[tuple[list[Window], Float[Tensor, "tok d_in"]]]:
         """Activations of every token of the documents, batch by batch; each token exactly once.
 
         The rows of a batch follow its windows' scored tokens in order.

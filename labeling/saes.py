@@ -119,7 +119,9 @@ def take_tokens(documents: Iterable[Document], limit: int | None, reference: Ref
     return out
 
 
-def harvest_dense(corpus: list[tuple[str, np.ndarray]], reference: Reference, out: Path, config: SAEConfig) -> Iterator[Event]:
+def harvest_dense(
+    corpus: list[tuple[str, np.ndarray]], reference: Reference, out: Path, config: SAEConfig
+) -> Iterator[Event]:
     """Write activations as bf16 safetensors shards, `held-out` first. A rerun skips whole shards."""
     out.mkdir(parents=True, exist_ok=True)
     corpus = sorted(corpus, key=lambda pair: pair[0])
@@ -174,7 +176,9 @@ class Batches:
             with safe_open(shard, framework="pt") as file:
                 self.rows.append(file.get_slice("acts").get_shape()[0])
         if sum(self.rows) < batch:
-            raise ValueError(f"only {sum(self.rows):,} tokens harvested, fewer than one batch of {batch:,}; give more text")
+            raise ValueError(
+                f"only {sum(self.rows):,} tokens harvested, fewer than one batch of {batch:,}; give more text"
+            )
 
     def start(self, step: int) -> Iterator[Float[Tensor, "batch d_in"]]:
         """Batches from the `step`-th on (counted from 0)."""
@@ -244,7 +248,9 @@ def train_sae(work: Path, config: SAEConfig, d_in: int, out: Path, checkpoint_ev
     from sae_lens.training.sae_trainer import SAETrainer
 
     steps = config.samples // config.batch
-    batches = Batches(sorted((work / "acts").glob("train-*.safetensors")), config.batch, config.pool_shards, config.seed)
+    batches = Batches(
+        sorted((work / "acts").glob("train-*.safetensors")), config.batch, config.pool_shards, config.seed
+    )
     held_out = load_file(work / "acts" / "held-out.safetensors")["acts"].float()
     sae = _training_sae(config, d_in)
     decay = int(steps * config.decay_share)
@@ -318,7 +324,11 @@ def evaluate_reconstruction(loaded: LoadedSAE, acts: Float[Tensor, "tok d_in"]) 
         active += float((features > 0).sum())
         error += float((block - loaded.sae.decode(features)).pow(2).sum())
     variance = float((acts - acts.mean(0)).pow(2).sum())
-    return {"held_out_fvu": error / variance, "held_out_l0": active / len(acts), "held_out_silent": float((~fired).sum())}
+    return {
+        "held_out_fvu": error / variance,
+        "held_out_l0": active / len(acts),
+        "held_out_silent": float((~fired).sum()),
+    }
 
 
 def _save_checkpoint(folder: Path, trainer: Any, digest: str) -> None:
@@ -331,7 +341,12 @@ def _save_checkpoint(folder: Path, trainer: Any, digest: str) -> None:
     tensors["act_freq_scores"] = trainer.act_freq_scores
     tensors["n_forward_passes_since_fired"] = trainer.n_forward_passes_since_fired
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{step}.safetensors")
-    state = {"step": step, "samples": trainer.n_training_samples, "active": trainer.n_frac_active_samples, "digest": digest}
+    state = {
+        "step": step,
+        "samples": trainer.n_training_samples,
+        "active": trainer.n_frac_active_samples,
+        "digest": digest,
+    }
     write_json(folder / "state.json", state)
     for old in folder.glob("*.safetensors"):
         if old.stem != str(step):

@@ -36,20 +36,21 @@ def tokenize(tokenizer: Any, texts: list[str]) -> list[Tokens]:
     at the first character that is not blank, so a span never begins with one.
     """
     if not tokenizer.is_fast:
-        raise ValueError(f"{tokenizer.name_or_path}: a tokenizer without character offsets (no tokenizer.json) cannot carry labels")
+        name = tokenizer.name_or_path
+        raise ValueError(f"{name}: a tokenizer without character offsets (no tokenizer.json) cannot carry labels")
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     out = []
     for text, encoding in zip(texts, backend.encode_batch(texts, add_special_tokens=False), strict=True):
-        offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-        for row in offsets:
-            blank = row[0]
-            while blank < row[1] and text[blank].isspace():
+        starts, ends = [], []
+        for start, end in encoding.offsets:
+            blank = start
+            while blank < end and text[blank].isspace():
                 blank += 1
-            if blank < row[1]:
-                row[0] = blank
-        out.append(Tokens(np.array(encoding.ids, dtype=np.int32), offsets[:, 0], offsets[:, 1]))
+            starts.append(blank if blank < end else start)  # a token of blanks alone keeps its place
+            ends.append(end)
+        out.append(Tokens(*(np.array(column, dtype=np.int32) for column in (encoding.ids, starts, ends))))
     return out
 
 

@@ -134,7 +134,7 @@ def tiny_encoder(folder: Path, layers: int = 2) -> Path:
     fast = BertTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), model_max_length=128)
     config = BertConfig(
         vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=4,
-        max_position_embeddings=128, pad_token_id=fast.pad_token_id,
+        max_position_embeddings=256, pad_token_id=fast.pad_token_id,
     )  # fmt: skip
     _seeded(lambda: BertModel(config)).save_pretrained(folder, safe_serialization=True)
     fast.save_pretrained(folder)

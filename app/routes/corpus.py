@@ -3,7 +3,7 @@
 import shutil
 import uuid
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Query, Request, UploadFile
 from fastapi.responses import Response
@@ -21,7 +21,7 @@ from labeling.documents import SIDES, SUFFIXES, format_of
 router = APIRouter(prefix="/projects/{slug}/corpus")
 
 
-def _context(session: SessionDep, project: Project, **more: object) -> dict[str, object]:
+def _context(session: SessionDep, project: Project, **more: Any) -> dict[str, Any]:
     return {
         "project": project,
         "families": queries.families_of(session, project.id),
@@ -47,7 +47,7 @@ def index(
     page: int = 1,
 ) -> Response:
     documents = queries.documents_page(session, project.id, q, family, split, page)
-    context = {"documents": documents, "q": q, "family": family, "split": split, "project": project}
+    context: dict[str, Any] = {"documents": documents, "q": q, "family": family, "split": split, "project": project}
     if not is_fragment(request):
         context |= _context(session, project)
     return render(request, "corpus/index.html", "corpus/_documents.html", **context)
@@ -76,7 +76,8 @@ def upload(
     text_field: Annotated[str, Form(max_length=200)] = "text",
     id_field: Annotated[str, Form(max_length=200)] = "id",
 ) -> Response:
-    form = {"family": family.strip(), "side": side, "text_field": text_field.strip() or "text", "id_field": id_field.strip() or "id"}
+    form = {"family": family.strip(), "side": side}
+    form |= {"text_field": text_field.strip() or "text", "id_field": id_field.strip() or "id"}
     try:
         if not form["family"]:
             raise ValueError("name the family (source register) these documents belong to")
@@ -84,18 +85,24 @@ def upload(
             raise ValueError(f"side must be one of {', '.join(SIDES)}")
         declared = queries.sides_of(session, project.id).get(form["family"], side)
         if declared != side:
-            raise ValueError(f"family {form['family']!r} is declared {declared}; choose that side, or change the family's first")
+            raise ValueError(
+                f"family {form['family']!r} is declared {declared}; choose that side or change the family first"
+            )
         path = _save(file, settings.data_dir / "uploads")
     except ValueError as error:
         documents = queries.documents_page(session, project.id)
-        context = _context(session, project, documents=documents, q="", family="", split="", form=form, error=str(error))
+        context = _context(
+            session, project, documents=documents, q="", family="", split="", form=form, error=str(error)
+        )
         return render(request, "corpus/index.html", "corpus/_form.html", 422, **context)
     enqueue(session, "import", project.id, {"path": str(path), "filename": file.filename, **form}, user)
     return redirect(request, f"/projects/{project.slug}/corpus")
 
 
 @router.post("/families/{family_id}")
-def set_side(request: Request, family_id: int, project: ProjectDep, session: SessionDep, side: Annotated[str, Form()]) -> Response:
+def set_side(
+    request: Request, family_id: int, project: ProjectDep, session: SessionDep, side: Annotated[str, Form()]
+) -> Response:
     family = session.get(Family, family_id)
     if family is None or family.project_id != project.id:
         raise HTTPException(404, "There is no such family in this project.")

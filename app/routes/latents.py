@@ -1,6 +1,6 @@
 """Candidate latents: the list, one latent's evidence, and people's verdicts."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Form, HTTPException, Query, Request
@@ -14,7 +14,7 @@ from app.artifacts import LatentTable
 from app.db import SessionDep
 from app.latents import PAGE, LatentQuery
 from app.models import Project, Verdict
-from app.pages import redirect, render
+from app.pages import is_fragment, redirect, render
 from app.queries import Page
 from app.routes.jobs import job_context
 from app.security import CurrentUser
@@ -34,9 +34,10 @@ def _texts(session: Session, project: Project, keys: list[str]) -> dict[str, str
 
 def _list_context(
     session: Session, project: Project, store: Store | None, table: LatentTable | None, query: LatentQuery
-) -> dict[str, object]:
+) -> dict[str, Any]:
     if table is None or store is None:
-        return {"project": project, "query": query, "page": None, "jobs": [job_context(session, job) for job in queries.newest_jobs(session, project.id, ["harvest", "discover"], 1)]}  # fmt: skip
+        newest = queries.newest_jobs(session, project.id, ["harvest", "discover"], 1)
+        return {"project": project, "query": query, "page": None, "jobs": [job_context(session, job) for job in newest]}
     verdicts = queries.verdicts_of(session, project)
     ids = candidates.order(table, query, verdicts)
     number = min(query.page, max(1, -(-len(ids) // PAGE)))
@@ -57,7 +58,9 @@ def _list_context(
 
 
 @router.get("")
-def index(request: Request, project: ProjectDep, session: SessionDep, store: StoreDep, table: TableDep, query: QueryDep) -> Response:
+def index(
+    request: Request, project: ProjectDep, session: SessionDep, store: StoreDep, table: TableDep, query: QueryDep
+) -> Response:
     context = _list_context(session, project, store, table, query)
     return render(request, "latents/index.html", "latents/_table.html" if table else None, **context)
 
@@ -79,7 +82,7 @@ def judge_all(
     verdicts = queries.verdicts_of(session, project)
     found = [int(n) for n in candidates.order(table, query, verdicts) if int(n) not in verdicts]
     if len(found) > MOST_AT_ONCE:
-        raise HTTPException(422, f"{len(found):,} latents are too many for one verdict; narrow the filter to {MOST_AT_ONCE:,}.")
+        raise HTTPException(422, f"{len(found):,} latents are too many at once; narrow the filter to {MOST_AT_ONCE:,}.")
     note = note.strip() or f"all with ratio ≥ {query.ratio:g} and at least {query.minimum} strong forget tokens"
     for latent in found:
         session.add(_verdict(project, latent, decision, note, user))
@@ -89,7 +92,12 @@ def judge_all(
 def _verdict(project: Project, latent: int, decision: str, note: str, user: str) -> Verdict:
     assert project.reference_id is not None
     return Verdict(
-        project_id=project.id, reference_id=project.reference_id, latent=latent, decision=decision, note=note, author=user
+        project_id=project.id,
+        reference_id=project.reference_id,
+        latent=latent,
+        decision=decision,
+        note=note,
+        author=user,
     )
 
 
@@ -99,7 +107,7 @@ def _known(table: LatentTable | None, latent: int) -> LatentTable:
     return table
 
 
-def _panel(session: Session, project: Project, table: LatentTable, query: LatentQuery, latent: int) -> dict[str, object]:
+def _panel(session: Session, project: Project, table: LatentTable, query: LatentQuery, latent: int) -> dict[str, Any]:
     """What the verdict panel shows: the state, its history, and the way on."""
     verdicts = queries.verdicts_of(session, project)
     ids = candidates.order(table, query, verdicts)
@@ -120,7 +128,8 @@ def _panel(session: Session, project: Project, table: LatentTable, query: Latent
 
 @router.get("/{latent}")
 def show(
-    request: Request, latent: int, project: ProjectDep, session: SessionDep, store: StoreDep, table: TableDep, query: QueryDep,
+    request: Request, latent: int, project: ProjectDep, session: SessionDep, store: StoreDep, table: TableDep,
+    query: QueryDep,
     family: str = "",
 ) -> Response:  # fmt: skip
     """The latent's dashboard."""
@@ -129,14 +138,22 @@ def show(
         raise HTTPException(404, "The project's activation store is gone; harvest again.")
     text_of = Texts(session, project)
     examples = _examples(store, latent, text_of, known, family)
-    context = {"examples": examples, "family": family, "project": project, "latent": latent, "query": query, "families": known.families}
-    if request.headers.get("HX-Target") != "examples":
+    context: dict[str, Any] = {"project": project, "latent": latent, "query": query, "family": family}
+    context |= {"examples": examples, "families": known.families}
+    if not is_fragment(request):
+        sides = queries.sides_of(session, project.id)
         edges, counts = discovery.histogram(store, latent)
+        threshold = float(known["mean"][latent] + known.info.get("z", 4.0) * known["sd"][latent])
         context |= _panel(session, project, known, query, latent) | {
             "edges": edges,
             "counts": counts,
-            "densities": list(zip(known.families, known["family_density"][latent].tolist(), known["family_strong"][latent].tolist(), strict=True)),
-            "sides": queries.sides_of(session, project.id),
+            "over": discovery.histogram(store, latent, families={f for f in sides if sides[f] == "forget"})[1],
+            "marks": [(threshold / float(edges[-1]), "strong")] if threshold < edges[-1] else [],
+            "densities": [
+                (family, float(known["family_density"][latent, i]), int(known["family_strong"][latent, i]))
+                for i, family in enumerate(known.families)
+            ],
+            "sides": sides,
             "profile": discovery.token_profile(store, latent, text_of),
         }  # fmt: skip
     return render(request, "latents/show.html", "latents/_examples.html", **context)
@@ -155,11 +172,10 @@ class Texts:
         return self.known.get(key, "")
 
 
-def _examples(store: Store, latent: int, text_of: Texts, table: LatentTable, family: str) -> list[dict[str, object]]:
+def _examples(store: Store, latent: int, text_of: Texts, table: LatentTable, family: str) -> list[dict[str, Any]]:
     """Shaded by activation: the deepest shade is the latent's maximum over train tokens."""
     top = float(table["max"][latent]) or 1.0
-    ids = queries.document_ids(text_of.session, text_of.project.id, text_of.known)
-    found = []
+    found: list[dict[str, Any]] = []
     for example in discovery.examples(store, latent, text_of, family=family or None):
         starts, ends, values = zip(*example.tokens, strict=True) if example.tokens else ((), (), ())
         classes = [decile(min(1.0, value / top) * 0.999) if value > 0 else "" for value in values]
@@ -181,7 +197,9 @@ def judge(
     user: CurrentUser,
     decision: Annotated[Decision, Form()],
     note: Annotated[str, Form(max_length=2000)] = "",
+    scale: Annotated[float, Form(ge=0, le=1)] = 1.0,
 ) -> Response:
+    """Comes back as the list's row (its bars drawn at the list's `scale`) or as the dashboard's panel."""
     known = _known(table, latent)
     if project.reference_id is None:
         raise HTTPException(409, "The project has no reference; choose one first.")
@@ -196,5 +214,6 @@ def judge(
     decisions = [verdict.decision for verdict in verdicts.values()]
     context["tally"] = {name: decisions.count(name) for name in ("accept", "reject", "unsure")}
     surfaces = candidates.top_surfaces(store, [latent], lambda keys: _texts(session, project, keys)) if store else {}
+    context["most"] = scale
     context["row"] = candidates.rows(known, np.array([latent]), verdicts, surfaces)[0]
     return render(request, "latents/index.html", "latents/_judged.html", **context)

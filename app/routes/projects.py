@@ -82,7 +82,9 @@ def define(
 
 
 @router.post("/projects/{slug}/reference")
-def choose_reference(request: Request, project: ProjectDep, session: SessionDep, reference_id: Annotated[int, Form()]) -> Response:
+def choose_reference(
+    request: Request, project: ProjectDep, session: SessionDep, reference_id: Annotated[int, Form()]
+) -> Response:
     if session.get(Reference, reference_id) is None:
         raise HTTPException(404, "There is no such reference.")
     project.reference_id = reference_id
@@ -91,7 +93,11 @@ def choose_reference(request: Request, project: ProjectDep, session: SessionDep,
 
 @router.post("/projects/{slug}/discover")
 def discover(
-    request: Request, project: ProjectDep, session: SessionDep, user: CurrentUser, again: Annotated[bool, Form()] = False
+    request: Request,
+    project: ProjectDep,
+    session: SessionDep,
+    user: CurrentUser,
+    again: Annotated[bool, Form()] = False,
 ) -> Response:
     """Rank the latents, after a harvest if there was none yet (or `again` is asked for)."""
     if project.reference_id is None:

@@ -17,7 +17,7 @@ from app.pages import redirect, render
 from app.routes.jobs import job_context
 from app.security import CurrentUser
 from app.whatif import quick, sample_documents, shares, what_if
-from labeling.functions import Function, parse
+from labeling.functions import parse
 from labeling.rule import RuleConfig
 from labeling.store import Store
 
@@ -51,7 +51,7 @@ def _preview(session: Session, project: Project, store: Store, config: RuleConfi
         before = {share.family: share.flagged for share in shares(store, saved_labels.flags)}
     sides = queries.sides_of(session, project.id)
     return {
-        "shares": sorted(shares(store, labels.flags), key=lambda share: (sides.get(share.family) != "forget", share.family)),
+        "shares": sorted(shares(store, labels.flags), key=lambda s: (sides.get(s.family) != "forget", s.family)),
         "before": before,
         "saved": saved,
         "samples": sample_documents(store, labels.flags, sides, text_of, draw),
@@ -64,7 +64,7 @@ def _preview(session: Session, project: Project, store: Store, config: RuleConfi
 
 def config_of(request: Request, start: dict[str, Any]) -> tuple[RuleConfig, dict[str, str]]:
     """The controls' values over the saved rule's, and what is wrong with them."""
-    given = {name: value for name, value in request.query_params.items() if name in RuleConfig.model_fields and value != ""}
+    given = {name: value for name, value in request.query_params.items() if name in RuleConfig.model_fields and value}
     return _checked({**start, **given}, RuleConfig(**start))
 
 
@@ -77,21 +77,34 @@ def _checked(values: dict[str, Any], otherwise: RuleConfig) -> tuple[RuleConfig,
 
 def _page(request: Request, session: Session, project: Project, store: Store | None, config: RuleConfig,
           errors: dict[str, str], draw: int = 0) -> Response:  # fmt: skip
-    rules = queries.rules_of(session, project.id)
-    context: dict[str, Any] = {"project": project, "config": config, "errors": errors, "rules": rules, "ready": False,
-                               "fields": RuleConfig.model_fields, "latents": queries.accepted_latents(session, project),
-                               "functions": queries.functions_of(session, project.id),
-                               "jobs": [job_context(session, job) for job in queries.newest_jobs(session, project.id, ["label"], 1)]}  # fmt: skip
+    labelings = queries.newest_jobs(session, project.id, ["label"], 1)
+    context: dict[str, Any] = {
+        "project": project,
+        "config": config,
+        "errors": errors,
+        "ready": False,
+        "rules": queries.rules_of(session, project.id),
+        "fields": RuleConfig.model_fields,
+        "latents": queries.accepted_latents(session, project),
+        "functions": queries.functions_of(session, project.id),
+        "jobs": [job_context(session, job) for job in labelings],
+    }
     if store is not None and (context["latents"] or context["functions"]):
         context |= {"ready": True, **_preview(session, project, store, config, draw)}
-        context["document_ids"] = queries.document_ids(session, project.id, [sample.key for sample in context["samples"]])
+        context["document_ids"] = queries.document_ids(
+            session, project.id, [sample.key for sample in context["samples"]]
+        )
     partial = "rule/_preview.html" if context["ready"] else None
     return render(request, "rule/index.html", partial, 422 if errors else 200, **context)
 
 
 @router.get("")
 def index(
-    request: Request, project: ProjectDep, session: SessionDep, store: StoreDep, draw: Annotated[int, Query(ge=0, le=10**6)] = 0
+    request: Request,
+    project: ProjectDep,
+    session: SessionDep,
+    store: StoreDep,
+    draw: Annotated[int, Query(ge=0, le=10**6)] = 0,
 ) -> Response:
     saved = queries.newest_rule(session, project.id)
     config, errors = config_of(request, saved.config if saved else {})
@@ -113,8 +126,9 @@ def save(
     close_gap: Annotated[str, Form()] = "0",
 ) -> Response:
     """A new version of the rule (unless it says the same as the newest) and the job that labels by it."""
-    values = {"k": k, "z": z, "boundary": boundary, "grow_above": grow_above, "min_tokens": min_tokens, "close_gap": close_gap}
-    config, errors = _checked(values, RuleConfig())
+    values = {"k": k, "z": z, "boundary": boundary, "grow_above": grow_above}
+    values |= {"min_tokens": min_tokens, "close_gap": close_gap}
+    config, errors = _checked(values, RuleConfig.model_validate({}))
     if errors:
         return _page(request, session, project, store, config, errors)
     latents = queries.accepted_latents(session, project)

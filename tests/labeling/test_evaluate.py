@@ -38,6 +38,10 @@ def test_figures_by_hand():
     assert s.fpr == pytest.approx(2 / 4)
     # pairs of a forget and a retain word: .9 beats all four; .4 beats .1 and .2.
     assert s.auroc == pytest.approx(6 / 8)
+    table = s.to_json()
+    assert table["f1"] == s.f1
+    assert table["families"]["clinic"]["words"] == 6
+    assert table["pr_curve"][0] == (0.9, 1.0, 0.5)  # at 0.9 only man is flagged
 
 
 def test_a_word_counts_by_its_first_character():
@@ -143,6 +147,18 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         low, high = score(predictions, documents, bootstrap=300, seed=trial).intervals["recall"]
         held += low <= 0.7 <= high
     assert held >= 33
+
+
+def test_resampled_auroc_stands_around_the_whole_one():
+    rng = np.random.default_rng(0)
+    documents, predictions = [], []
+    for n in range(50):
+        documents.append(gold([[4, 12]], id_=str(n)))
+        predictions.append(prediction([], np.clip(rng.normal([0.3, 0.6, 0.6, 0.3, 0.3, 0.3], 0.2), 0, 1), id_=str(n)))
+    s = score(predictions, documents)
+    low, high = s.intervals["auroc"]
+    assert low < s.auroc < high
+    assert high - low < 0.15
 
 
 def test_a_paired_difference_is_narrower_than_the_two_intervals():

@@ -1,5 +1,8 @@
 """Each kind's votes on texts short enough to check by eye."""
 
+import subprocess
+import sys
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -138,3 +141,18 @@ def test_a_subclass_registers_itself():
 def test_a_latent_has_no_vote_on_text():
     with pytest.raises(NotImplementedError):
         votes(Latent(latent=1), "text")
+
+
+def test_a_classifier_votes_where_its_probability_is_high(monkeypatch):
+    starts, ends = np.array([0, 2, 4], dtype=np.int32), np.array([1, 3, 8], dtype=np.int32)
+    found = SimpleNamespace(starts=starts, ends=ends, p=np.array([0.1, 0.7, 0.9], dtype=np.float32))
+    fake = SimpleNamespace(load_classifier=lambda path: path, predict=lambda classifier, documents: iter([found]))
+    monkeypatch.setitem(sys.modules, "labeling.predict", fake)
+    assert votes(Classifier(classifier="fake", above=0.6), "a b cats") == {"b": 1, "cats": 1}
+    assert votes(Classifier(classifier="fake", above=0.8, votes="retain"), "a b cats") == {"cats": -1}
+
+
+def test_what_pages_import_does_not_load_torch():
+    modules = ["functions", "rule", "analysis", "evaluate", "documents", "tokens"]
+    code = "import sys\n" + "".join(f"import labeling.{m}\n" for m in modules) + "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,110 @@
+"""The rule: what-if on a planted store, versions, saving."""
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.models import Function, Job, Project, Rule
+from app.settings import Settings
+from app.shading import decile, pieces
+from app.whatif import sample_documents, shares, what_if
+from labeling.rule import RuleConfig, rule_hash
+from tests.app.seeded import accept, seed
+
+HTMX = {"HX-Request": "true"}
+URL = "/projects/medicine/rule"
+CONTROLS = {"k": "2", "z": "1", "boundary": "seeds", "grow_above": "0", "min_tokens": "1", "close_gap": "0"}
+
+
+@pytest.fixture
+def ready(project: Project, sessions: sessionmaker[Session], settings: Settings) -> Project:
+    seed(sessions, settings, project)
+    accept(sessions, project, 0, 1)
+    return project
+
+
+def test_pieces_join_neighbours_of_one_class_and_keep_every_character() -> None:
+    text = "give warfarin now, please"
+    marked = pieces(text, [0, 5, 14, 19], [4, 13, 17, 25], ["", "seed", "seed", ""])
+    assert marked == [("give ", ""), ("warfarin now", "seed"), (", please", "")]
+    apart = pieces(text, [5, 14], [13, 17], ["t9", "t9"], join=False)
+    assert apart == [("give ", ""), ("warfarin", "t9"), (" ", ""), ("now", "t9"), (", please", "")]
+
+
+def test_deciles() -> None:
+    assert [decile(p) for p in (0.0, 0.09, 0.1, 0.99, 1.0)] == ["t0", "t0", "t1", "t9", "t9"]
+
+
+def test_shares_and_samples_of_a_planted_rule(
+    project: Project, sessions: sessionmaker[Session], settings: Settings
+) -> None:
+    store = seed(sessions, settings, project)
+    labels = what_if(store, [0, 1], RuleConfig(k=2, z=1.0, boundary="seeds"), [], str)
+    found = {share.family: share for share in shares(store, labels.flags)}
+    # latents 0 and 1 meet on patient and warfarin (clinic-1) and on prednisone (clinic-2): 3 of 14 + 9 words
+    assert found["clinic"].tokens == 23
+    assert found["clinic"].seed == pytest.approx(3 / 23)
+    assert found["sport"].flagged == found["biology"].flagged == found["clinic"].grown == 0
+    texts = dict.fromkeys(store.keys, "x" * 80)
+    samples = sample_documents(store, labels.flags, {"clinic": "forget"}, texts.__getitem__)
+    assert [sample.family == "clinic" for sample in samples] == [True, False, False]
+    assert len({sample.key for sample in samples}) == 3
+
+
+def test_without_votes_the_page_says_what_to_do(client: TestClient, project: Project) -> None:
+    assert "Nothing to vote with" in client.get(URL).text
+    assert client.post(URL, data=CONTROLS).status_code == 409
+
+
+def test_the_preview_stands_verbatim_in_the_page(client: TestClient, ready: Project) -> None:
+    url = f"{URL}?k=2&z=1&boundary=seeds"
+    page, fragment = client.get(url).text, client.get(url, headers=HTMX).text
+    assert "<html" not in fragment and '<span class="tok seed">' in fragment
+    assert fragment.strip() in page
+
+
+def test_a_bad_control_is_named_and_nothing_is_saved(
+    client: TestClient, ready: Project, sessions: sessionmaker[Session]
+) -> None:
+    for bad in ("k=0", "z=nan", "boundary=everywhere", "z=x"):
+        answer = client.get(f"{URL}?{bad}", headers=HTMX)
+        assert answer.status_code == 422 and 'role="alert"' in answer.text, bad
+    assert client.post(URL, data=CONTROLS | {"k": "0"}, headers=HTMX).status_code == 422
+    with sessions() as session:
+        assert session.scalars(select(Rule)).all() == []
+
+
+def test_saving_appends_a_version_with_its_hash_and_labels(
+    client: TestClient, ready: Project, sessions: sessionmaker[Session]
+) -> None:
+    assert client.post(URL, data=CONTROLS).status_code == 303
+    assert client.post(URL, data=CONTROLS).status_code == 303  # says the same: no new version
+    assert client.post(URL, data=CONTROLS | {"k": "1"}).status_code == 303
+    with sessions() as session:
+        rules = session.scalars(select(Rule).order_by(Rule.version)).all()
+        jobs = session.scalars(select(Job).order_by(Job.id)).all()
+    assert [rule.version for rule in rules] == [1, 2]
+    assert rules[0].latents == [0, 1] and rules[0].config["k"] == 2
+    assert rules[0].sha256 == rule_hash([1, 0], RuleConfig(**rules[0].config)) != rules[1].sha256
+    assert [(job.kind, job.args) for job in jobs] == [
+        ("label", {"rule_id": rules[0].id}),
+        ("label", {"rule_id": rules[1].id}),
+    ]
+    page = client.get(f"{URL}?k=2").text
+    assert "against saved version 2" in page and rules[0].sha256[:10] in page
+
+
+def test_functions_vote_in_the_preview_but_classifiers_wait(
+    client: TestClient, ready: Project, sessions: sessionmaker[Session]
+) -> None:
+    with sessions.begin() as session:
+        for config in (
+            {"kind": "terms", "terms": ["striker"], "votes": "forget", "weight": 9},
+            {"kind": "classifier", "classifier": "artifacts/classifier-1", "above": 0.5},
+        ):
+            session.add(Function(project_id=ready.id, name=config["kind"], config=config, author="owner"))  # type: ignore[arg-type]
+    page = client.get(f"{URL}?k=2&z=1&boundary=seeds", headers=HTMX).text
+    assert "Not in this preview" in page and "classifier artifacts/classifier-1" in page
+    sport = page[page.index("<td>sport</td>") :]
+    assert "0%" not in sport[: sport.index("</tr>")].split("num")[2]
