@@ -133,7 +133,7 @@ def ensure_verdicts(sessions: Sessions, project_id: int) -> None:
                     decision=verdict["decision"],
                     note=verdict.get("note", ""),
                     author="demo",
-                )  # fmt: skip
+                )
             )
 
 

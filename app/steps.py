@@ -193,7 +193,7 @@ def label(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Even
                     store_id=store_id,
                     artifact_id=artifact_id,
                     info=made[-1].info,
-                )  # fmt: skip
+                )
             )
 
 

@@ -65,7 +65,10 @@ def head_of(model: Any) -> nn.Linear:
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """What this tokenizer puts before and after a text ([CLS] and [SEP], a BOS, or nothing)."""
-    encoding = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()  # sentence encoders come with padding to a fixed length switched on
+    backend.no_truncation()
+    encoding = backend.encode("a", add_special_tokens=True)
     own = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
     return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
 

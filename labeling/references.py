@@ -52,7 +52,8 @@ def pick_device() -> torch.device:
 
 def blocks_of(model: nn.Module) -> nn.ModuleList:
     """The stack of transformer blocks: the ModuleList as long as the config says, nearest the root."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    config: Any = model.config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
     depth = config.num_hidden_layers
     stacks = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not stacks:

@@ -14,7 +14,16 @@ from labeling.documents import Document
 from labeling.events import Artifact
 from labeling.examples import TrainConfig
 from labeling.export import write_classifier
-from labeling.predict import LoadedClassifier, covering, load_classifier, predict, predict_corpus, smoothed, stretches
+from labeling.predict import (
+    LoadedClassifier,
+    covering,
+    load_classifier,
+    predict,
+    predict_corpus,
+    smoothed,
+    special_tokens,
+    stretches,
+)
 from labeling.predictions import Prediction, PredictionStore
 from labeling.tokens import Tokens, overlapping, tokenize
 from labeling.train import untrained
@@ -92,6 +101,15 @@ def test_a_token_scores_alike_alone_and_in_company(classifier: LoadedClassifier)
     for document, prediction in zip(documents, together, strict=True):
         [alone] = predict(classifier, [document])
         np.testing.assert_allclose(alone.p, prediction.p, atol=0.03)
+
+
+def test_padding_switched_on_in_a_tokenizer_file_is_no_special_token(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.enable_padding(length=128)
+    tokenizer.backend_tokenizer.enable_truncation(64)
+    assert special_tokens(tokenizer) == ([tokenizer.cls_token_id], [tokenizer.sep_token_id])
 
 
 def test_documents_are_read_only_as_they_are_needed(classifier: LoadedClassifier) -> None:
