@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -34,12 +35,19 @@ def main() -> None:
     try:
         cli()
     except (ValueError, OSError) as error:
-        message = " ".join(str(error).split())
+        message = " ".join(said(error).split())
         sys.stderr.write(f"tokensieve: {message}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         sys.stderr.write("tokensieve: stopped; run the same command again to go on where it stopped\n")
         raise SystemExit(130) from None
+
+
+def said(error: ValueError | OSError) -> str:
+    """The error's own words; a refused field of a configuration is named as its option."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"--{'.'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}" for e in error.errors())
 
 
 def opened() -> tuple[Settings, sessionmaker[Session]]:
@@ -290,6 +298,8 @@ def find_classifier(session: Session, project_id: int, name: str | None) -> m.Cl
         base, _, version = name.partition(":")
         query = query.where(m.Classifier.name == base)
         if version:
+            if not version.isdecimal():
+                raise ValueError(f"{name}: a version is a number, such as {base}:1")
             query = query.where(m.Classifier.version == int(version))
     found = session.scalar(query.limit(1))
     if found is None:

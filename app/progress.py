@@ -21,19 +21,21 @@ class Rate(ProgressColumn):
 
 
 def drawn(events: Iterable[Event]) -> Iterator[Event]:
-    """Pass events through, drawing them on the way."""
-    with Bars(
+    """Pass events through, drawing them on the way; nothing is drawn before there is progress."""
+    bars = Bars(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
         TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[metrics]}"), console=console,
-    ) as bars:  # fmt: skip
-        tasks: dict[str, TaskID] = {}
-        metrics: dict[str, float] = {}
-        current: TaskID | None = None
+    )  # fmt: skip
+    tasks: dict[str, TaskID] = {}
+    metrics: dict[str, float] = {}
+    current: TaskID | None = None
+    try:
         for event in events:
             match event:
                 case Progress():
                     name = event.note or "working"
                     if name not in tasks:
+                        bars.start()
                         tasks[name] = bars.add_task(name, total=event.total, unit=event.unit, metrics="")
                     current = tasks[name]
                     bars.update(current, completed=event.done, total=event.total)
@@ -44,6 +46,9 @@ def drawn(events: Iterable[Event]) -> Iterator[Event]:
                 case Artifact():
                     pass
             yield event
+    finally:
+        if tasks:
+            bars.stop()
 
 
 def run(events: Iterable[Event]) -> list[Artifact]:

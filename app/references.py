@@ -17,7 +17,8 @@ def layer_in(metadata: dict[str, Any]) -> int | None:
     """The block an SAE reads, from sae-lens's `hook_name`, `hf_hook_name` or `hook_layer`."""
     for name in ("hook_name", "hf_hook_name"):
         if found := HOOK.search(str(metadata.get(name) or "")):
-            return int(found[1])
+            # What enters block L is what block L - 1 returned.
+            return int(found[1]) - ("resid_pre" in str(metadata[name]))
     layer = metadata.get("hook_layer")
     return int(layer) if layer is not None else None
 

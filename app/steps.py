@@ -125,7 +125,7 @@ def harvest(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Ev
         documents = [
             StoreDocument(d.key, d.text, d.family.name, d.split) for d in project_documents(session, job.project_id)
         ]
-        info = {"reference": reference.name, "reference_id": reference.id, "model": reference.model, "sae": reference.sae, "layer": reference.layer}  # fmt: skip
+        info: dict[str, Any] = {"reference": reference.name, "reference_id": reference.id, "model": reference.model, "sae": reference.sae, "layer": reference.layer}  # fmt: skip
     if not documents:
         raise ValueError("the project has no documents yet; import some first")
     out = settings.artifacts_dir / f"store-{job.id}"

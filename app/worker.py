@@ -182,7 +182,8 @@ def run_one(
     except Stopped:
         recorder.finish("queued", attempts=max(0, job.attempts - 1))
     except Exception as error:
-        log.error("job %s failed", job.id, exc_info=True)
+        foreseen = isinstance(error, ValueError | OSError)  # its message says it all, to the person who reads it
+        log.log(logging.INFO if foreseen else logging.ERROR, "job %s failed", job.id, exc_info=True)
         recorder.finish("failed", message=_message(error), traceback=traceback.format_exc())
 
 

@@ -92,7 +92,7 @@ def filter_corpus(
     text_field: str = "text",
     id_field: str = "id",
 ) -> Iterator[Event]:
-    """Filter files into the folder `out` (artifact kind "filtered"). A finished one is not made again."""
+    """Filter files into the folder `out` (artifact kind "filter"). A finished one is not made again."""
     if not inputs:
         raise ValueError("no input to filter; name at least one file")
     classifier = load_classifier(classifier_path)
@@ -104,7 +104,7 @@ def filter_corpus(
     work = out.with_name(out.name + ".partial")
     if (out / MANIFEST).exists() and (info := read_manifest(out)["info"]).get("plan") == plan:
         shutil.rmtree(work, ignore_errors=True)
-        yield Artifact("filtered", out, info)
+        yield Artifact("filter", out, info)
         return
     _begin(work, plan)
     yield from _score_all(inputs, work, classifier, tokenizer, config, text_field, id_field)
@@ -126,10 +126,10 @@ def filter_corpus(
         info |= {"placeholder": PLACEHOLDER, "placeholder_id": placeholder}
     if config.treatment == "document":
         info |= {"document_share": decision.share, "kept_documents": counts["kept"]}
-    seal(work / "whole", "filtered", info)
+    seal(work / "whole", "filter", info)
     replace_folder(work / "whole", out)
     shutil.rmtree(work)
-    yield Artifact("filtered", out, info)
+    yield Artifact("filter", out, info)
 
 
 def _fingerprint(name: str) -> list[Any]:

@@ -8,7 +8,7 @@ because sae-lens's own store packs documents together and passes no mask.
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -329,6 +329,46 @@ def evaluate_reconstruction(loaded: LoadedSAE, acts: Float[Tensor, "tok d_in"]) 
         "held_out_l0": active / len(acts),
         "held_out_silent": float((~fired).sum()),
     }
+
+
+@torch.inference_mode()
+def downstream_loss(reference: Reference, loaded: LoadedSAE, ids: list[np.ndarray]) -> dict[str, float]:
+    """Next-token loss (nats) of the model as it is, with the SAE's reconstruction at the hook, and with zeros there.
+
+    `recovered` is (zeroed - reconstructed) / (zeroed - clean): 1 if the reconstruction loses nothing. Special
+    tokens keep their own states, as the SAE never saw them.
+    """
+    block = reference.blocks[reference.layer]
+    edits: dict[str, Callable[[Tensor], Tensor] | None] = {
+        "clean": None,
+        "reconstructed": lambda x: loaded.reconstruct(x.reshape(-1, x.shape[-1])).reshape(x.shape).to(x.dtype),
+        "zeroed": torch.zeros_like,
+    }
+    totals, count = dict.fromkeys(edits, 0.0), 0
+    special = len(reference.prefix)
+    for windows in reference.plan([len(i) for i in ids]):
+        tokens, scored = reference.batch(windows, ids)
+        count += int(scored[:, 1:].sum())
+        for name, edit in edits.items():
+
+            def replace_states(_module: Any, _inputs: Any, output: Any, edit: Any = edit) -> Any:
+                states = output[0] if isinstance(output, tuple) else output
+                changed = torch.cat([states[:, :special], edit(states[:, special:])], dim=1)
+                return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+            handle = block.register_forward_hook(replace_states) if edit else None
+            try:
+                logits = reference.model(input_ids=tokens.to(reference.device), use_cache=False).logits
+            finally:
+                if handle:
+                    handle.remove()
+            losses = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none"
+            )
+            totals[name] += float(losses[scored[:, 1:].flatten()].sum())
+    losses_ = {name: total / count for name, total in totals.items()}
+    recovered = (losses_["zeroed"] - losses_["reconstructed"]) / (losses_["zeroed"] - losses_["clean"])
+    return {**losses_, "recovered": recovered, "tokens": float(count)}
 
 
 def _save_checkpoint(folder: Path, trainer: Any, digest: str) -> None:

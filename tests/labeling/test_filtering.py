@@ -41,7 +41,7 @@ def run(folder: Path, out: Path, **config: Any) -> tuple[dict[str, Any], list[di
     *_, made = filter_corpus(
         folder / "classifier", [str(folder / "corpus.jsonl")], out, FilterConfig(**{"shard_documents": 4} | config)
     )
-    assert isinstance(made, Artifact) and made.kind == "filtered"
+    assert isinstance(made, Artifact) and made.kind == "filter"
     return made.info, [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
@@ -138,7 +138,7 @@ def test_rows_that_cannot_be_read_are_listed(folder: Path, tmp_path: Path) -> No
 
 
 def files(out: Path) -> dict[str, bytes]:
-    verify(out, "filtered")
+    verify(out, "filter")
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 

@@ -176,8 +176,8 @@ def test_settings_that_make_no_sense_are_refused(change: dict[str, Any]) -> None
 
 
 def test_a_window_longer_than_the_backbone_reads_is_refused(config: TrainConfig) -> None:
-    with pytest.raises(ValueError, match="longer than the 128 positions"):
-        untrained(replace(config, window=256))
+    with pytest.raises(ValueError, match="longer than the 256 positions"):
+        untrained(replace(config, window=512))
 
 
 def test_checkpoints_are_safetensors_and_json(config: TrainConfig, tmp_path: Path) -> None:

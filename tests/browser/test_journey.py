@@ -1,0 +1,287 @@
+"""One researcher's whole way through the workbench, in a real browser against a real server and worker.
+
+Tiny random models stand in for the real ones, so the way is tested, not the quality of the labels.
+Whatever the browser complains about on the way (console, script errors, CSP) fails the test.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.references import add
+from app.settings import Settings
+from tests.fakes import SIDES, corpus, tiny_encoder, tiny_reference, tiny_sae
+
+sync_api = pytest.importorskip("playwright.sync_api")
+from playwright.sync_api import Error, Page, expect, sync_playwright  # noqa: E402
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 40_000  # milliseconds; a slow machine with other work is no failure
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+HOME = "/projects/medicine"
+REPORT_CSP = """document.addEventListener("securitypolicyviolation", (event) =>
+  console.error(`CSP ${event.violatedDirective}: ${event.blockedURI} ${event.sample}`))"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def login_link(settings: Settings, sessions: sessionmaker[Session], tmp_path: Path) -> Iterator[str]:
+    """`tokensieve serve` with its worker, on a port of its own; the link it prints."""
+    model, sae = tiny_reference(tmp_path / "model"), tiny_sae(tmp_path / "sae")
+    tiny_encoder(settings.assets_dir / "minilm")
+    add(sessions, "tiny", str(model), str(sae))
+    environment = os.environ | {
+        "TOKENSIEVE_DATA_DIR": str(settings.data_dir), "TOKENSIEVE_DATABASE_URL": settings.database_url,
+        "TOKENSIEVE_POLL_SECONDS": "0.1", "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    log = tmp_path / "server.log"
+    command = [sys.executable, "-m", "app", "serve", "--port", str(free_port())]
+    with log.open("w") as file, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=file) as server:
+        try:
+            yield _printed_link(server, log)
+        finally:
+            server.terminate()
+            try:
+                server.wait(15)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _printed_link(server: "subprocess.Popen[bytes]", log: Path) -> str:
+    until = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < until and server.poll() is None:
+        found = re.search(r"http://\S+/login/\S+", log.read_text())
+        if found and _listening(found[0]):
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError(f"the server did not start:\n{log.read_text()}")
+
+
+def _listening(url: str) -> bool:
+    host, port = url.split("/")[2].split(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+@pytest.fixture
+def page(login_link: str) -> Iterator[Page]:
+    """A browser that is not logged in yet; the test fails if it ever complained."""
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
+        except Error as error:
+            pytest.skip(f"no Chromium here: {error.message.splitlines()[0]}")
+        context = browser.new_context(base_url="/".join(login_link.split("/")[:3]), accept_downloads=True)
+        context.set_default_timeout(PATIENCE)
+        context.add_init_script(REPORT_CSP)
+        context.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        context.on("weberror", lambda error: complaints.append(str(error.error)))
+        expect.set_options(timeout=PATIENCE)
+        yield context.new_page()
+        browser.close()
+    assert not complaints, "\n".join(complaints)
+
+
+def family_file(folder: Path, family: str) -> Path:
+    """A family's documents as JSONL, without the labels: those are to be made here."""
+    path = folder / f"{family}.jsonl"
+    rows = [{"id": d.id, "text": d.text} for d in corpus(75) if d.family == family]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def send(page: Page, button: str) -> None:
+    """Press a button whose answer is another page."""
+    with page.expect_navigation():
+        page.get_by_role("button", name=button, exact=True).click()
+
+
+def jobs_are_done(page: Page, kinds: list[str]) -> None:
+    """Watch the jobs page until nothing is left to do; newest first, `kinds` is all there is."""
+    page.goto(f"{HOME}/jobs")
+    jobs = page.locator("article.job")
+    expect(jobs).to_have_count(len(kinds))
+    for i, kind in enumerate(kinds):
+        expect(jobs.nth(i)).to_contain_text(kind)
+        expect(jobs.nth(i).locator(".badge").first).to_have_text(re.compile("done|failed|cancelled"))
+        expect(jobs.nth(i).locator(".badge").first, jobs.nth(i).inner_text()).to_have_text("done")
+
+
+def test_a_concept_goes_from_files_to_a_filtered_corpus(page: Page, login_link: str, tmp_path: Path) -> None:
+    log_in(page, login_link)
+    make_project(page)
+    upload_families(page, tmp_path)
+    jobs_are_done(page, ["Import"] * 3)
+    look_at_corpus(page)
+    discover(page)
+    jobs_are_done(page, ["Discover", *["Import"] * 3])
+    accept_latents(page)
+    save_rule(page)
+    jobs_are_done(page, ["Label", "Discover", *["Import"] * 3])
+    train(page)
+    jobs_are_done(page, ["Train", "Label", "Discover", *["Import"] * 3])
+    look_at_classifier(page)
+    review(page)
+    filter_file(page, tmp_path)
+
+
+def log_in(page: Page, login_link: str) -> None:
+    page.goto(login_link)
+    expect(page).to_have_url(re.compile("/projects$"))
+    expect(page.get_by_text("No projects yet")).to_be_visible()
+
+
+def make_project(page: Page) -> None:
+    page.get_by_label("Concept").fill("Medicine")
+    page.get_by_label("Includes").fill("What happens to patients.")
+    page.get_by_label("Excludes").fill("Biology, sport.")
+    send(page, "Create project")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Medicine")
+
+
+def upload_families(page: Page, folder: Path) -> None:
+    page.get_by_role("navigation", name="Project").get_by_role("link", name="Corpus").click()
+    for family, side in SIDES.items():
+        page.get_by_label("File", exact=True).set_input_files(family_file(folder, family))
+        page.locator("#family").fill(family)
+        page.locator("#side").select_option(side)
+        send(page, "Import")
+
+
+def look_at_corpus(page: Page) -> None:
+    page.goto(f"{HOME}/corpus")
+    for family in SIDES:
+        expect(page.get_by_role("row").filter(has_text=f"{family}.jsonl")).to_contain_text("25")
+    page.get_by_label("Search id or text").fill("clinic-27")
+    page.get_by_label("Search id or text").press("Enter")
+    expect(page.locator("#documents tbody tr")).to_have_count(1)
+    expect(page.locator("#documents")).to_contain_text("clinic-27")
+
+
+def discover(page: Page) -> None:
+    page.goto(HOME)
+    page.locator("#reference_id").select_option("tiny")
+    send(page, "Use")
+    expect(page.locator("#reference dl")).to_contain_text("64")
+    page.locator(f'form[action="{HOME}/discover"] button').first.click()
+    expect(page.locator("article.job").first).to_contain_text("Discover")
+
+
+def accept_latents(page: Page) -> None:
+    """In the list by keyboard alone, then one more on its own page, with a note."""
+    page.goto(f"{HOME}/latents?ratio=0&minimum=1")
+    accepted = page.locator("#tally .state-accept")
+    page.keyboard.press("j")
+    for count in (1, 2, 3):
+        page.keyboard.press("y")
+        expect(accepted).to_have_text(f"{count} accepted")
+    page.keyboard.press("n")
+    expect(page.locator("#tally .state-reject")).to_have_text("1 rejected")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile(r"^Latent \d+$"))
+    expect(page.locator("#examples article .tok").first).to_be_visible()
+    page.get_by_label("Note").fill("wards and doses")
+    page.get_by_label("Note").press("Escape")
+    page.keyboard.press("y")
+    expect(page.locator("#verdict")).to_contain_text("wards and doses")
+    expect(page.locator("#verdict .badge").first).to_have_text("accept")
+
+
+def save_rule(page: Page) -> None:
+    """The what-if answers while the number is typed; saving labels the corpus."""
+    page.goto(f"{HOME}/rule")
+    flagged = page.locator("#preview table")
+    before = flagged.text_content() or ""
+    page.locator("#k").fill("1")
+    expect(flagged).not_to_have_text(before)
+    expect(page).to_have_url(re.compile(r"\bk=1\b"))
+    expect(page.locator("#preview .tok.seed").first).to_be_visible()
+    send(page, "Save and label")
+    version = page.get_by_role("row").filter(has=page.get_by_role("link", name="1", exact=True))
+    expect(version.get_by_role("cell").nth(2)).to_have_text("1")
+
+
+def train(page: Page) -> None:
+    page.goto(f"{HOME}/classifiers")
+    page.get_by_label("Name").fill("sieve")
+    page.get_by_role("radio", name="probe").check()
+    send(page, "Train")
+
+
+def look_at_classifier(page: Page) -> None:
+    page.goto(f"{HOME}/classifiers")
+    page.get_by_role("link", name="sieve:1").click()
+    figures = page.locator(".stats").first
+    for name in ("F1", "Precision", "Recall", "Threshold"):
+        expect(figures).to_contain_text(name)
+    expect(page.get_by_role("heading", name="Precision over recall").first).to_be_visible()
+    for family in SIDES:
+        expect(page.get_by_role("cell", name=family, exact=True).first).to_be_visible()
+
+
+def review(page: Page) -> None:
+    """Mark, take back, mark again, finish; the reloaded page shows what the server kept."""
+    page.goto(f"{HOME}/review?why=all")
+    page.get_by_role("link", name="Start reviewing").click()
+    saved, spans = page.locator("#saved"), page.locator("#span-count")
+    expect(saved).to_have_text("Nothing marked yet")
+    for _ in range(3):
+        page.keyboard.press("Shift+ArrowRight")
+    expect(page.locator("#at-selection")).to_have_text("4 tokens")
+    page.keyboard.press("m")
+    expect(saved).to_have_text("Saved · version 1")
+    expect(spans).to_have_text("1")
+    marked = page.locator("#reader-text .tk.gold").all_inner_texts()
+    page.keyboard.press("r")
+    expect(saved).to_have_text("Saved · version 2")
+    expect(spans).to_have_text("0")
+    for _ in range(3):
+        page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("m")
+    expect(saved).to_have_text("Saved · version 3")
+    page.keyboard.press("d")
+    expect(page.locator("#state")).to_have_text("done")
+    page.reload()
+    expect(page.locator("#state")).to_have_text("done")
+    expect(saved).to_have_text("Saved · version 4")
+    expect(spans).to_have_text("1")
+    assert len(marked) == 4
+    assert page.locator("#reader-text .tk.gold").all_inner_texts() == marked
+
+
+def filter_file(page: Page, folder: Path) -> None:
+    page.goto(f"{HOME}/filters")
+    page.get_by_label("Files").set_input_files(family_file(folder, "clinic"))
+    page.get_by_role("radio", name=re.compile("^remove")).check()
+    send(page, "Start")
+    jobs_are_done(page, ["Filter", "Train", "Label", "Discover", *["Import"] * 3])
+    page.goto(f"{HOME}/filters")
+    with page.expect_download() as started:
+        page.get_by_role("link", name="Download", exact=True).click()
+    with zipfile.ZipFile(started.value.path()) as archive:
+        names = [Path(name).name for name in archive.namelist()]
+        assert archive.testzip() is None
+    assert "MANIFEST.json" in names
+    assert any(name.endswith(".parquet") for name in names)
