@@ -30,7 +30,8 @@ migrate: $(VENV)/.installed
 	$(BIN)/python -c "from app.db import migrate; from app.settings import settings; migrate(settings())"
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.harvest --model data/assets/smollm2 --sae app/demo_data/smollm2-135m-block20 \
+		--text data/demo-corpus/web.jsonl
 
 # torch first, and alone: resolved together with the rest, pip may pick another build of it.
 $(VENV)/.installed: requirements.lock pyproject.toml

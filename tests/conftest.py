@@ -22,6 +22,8 @@ from app.security import cookie_name, open_session
 from app.settings import Settings
 from labeling.documents import text_sha256
 
+# Tiny tensors: threads only wait for each other. Before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 SERVER_URL = os.environ.get("TOKENSIEVE_TEST_DATABASE_URL", "")
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
