@@ -26,14 +26,10 @@ def save_rule(session: Session, project_id: int, changes: dict[str, Any], author
     old = queries.newest_rule(session, project_id)
     config = RuleConfig.model_validate((old.config if old else {}) | changes)
     functions = [f.config for f in queries.functions_of(session, project_id)]
-    return queries.save_rule(
-        session,
-        project_id,
-        config.model_dump(mode="json"),
-        queries.accepted_latents(session, project),
-        functions,
-        author,
-    )
+    latents = queries.accepted_latents(session, project)
+    if not latents and not functions:
+        raise ValueError("no latent is accepted and no labeling function is active; accept some latents first")
+    return queries.save_rule(session, project_id, config.model_dump(mode="json"), latents, functions, author)
 
 
 def predict_with_rule(
