@@ -256,6 +256,9 @@ def train(
     epochs: Annotated[int, typer.Option()] = 1,
 ) -> None:
     """Distil the newest weak labels into a classifier."""
+    from app.results import results_table
+    from app.running import run_job
+
     config, sessions = opened()
     with reading(sessions) as session:
         project_id = find_project(session, project).id
@@ -265,10 +268,9 @@ def train(
     if newest is None:
         raise ValueError(f"project {project!r} has no weak labels yet; run `tokensieve label {project}` first")
     args: dict[str, Any] = {"label_set_id": newest, "name": name, "mode": mode, "epochs": epochs}
-    from app.running import run_job
-
     run_job(config, sessions, "train", project_id, args | ({"backbone": backbone} if backbone else {}), AUTHOR)
-    evaluate(project)
+    with reading(sessions) as session:  # the step has evaluated it already
+        print(results_table(find_classifier(session, project_id, name).info))
 
 
 @cli.command()

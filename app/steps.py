@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker, undefer
 
 from app import models as m
+from app import queries
 from app.db import reading
 from app.importing import import_file
 from app.jobs import JobView
@@ -27,12 +28,7 @@ Sessions = sessionmaker[Session]
 def newest(session: Session, project_id: int, kind: str) -> m.Artifact:
     """The project's newest artifact of a kind. Raises ValueError saying which step makes one."""
     maker = {"store": "discover", "discovery": "discover", "labels": "label"}.get(kind, kind)
-    found = session.scalar(
-        select(m.Artifact)
-        .where(m.Artifact.project_id == project_id, m.Artifact.kind == kind)
-        .order_by(m.Artifact.id.desc())
-        .limit(1)
-    )
+    found = queries.newest_artifact(session, project_id, kind)
     if found is None:
         raise ValueError(f"the project has no {kind} yet; run `tokensieve {maker}` first")
     return found
@@ -148,10 +144,7 @@ def discover(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[E
     with reading(sessions) as session:
         stores = select(m.Artifact.id).where(m.Artifact.project_id == job.project_id, m.Artifact.kind == "store")
         mine = session.scalar(stores.where(m.Artifact.job_id == job.id))
-        if (job.args.get("again") and mine is None) or session.scalar(stores) is None:
-            fresh = True
-        else:
-            fresh = False
+        fresh = (job.args.get("again") and mine is None) or session.scalar(stores) is None
     if fresh:
         yield from harvest(settings, sessions, job)
     with reading(sessions) as session:
