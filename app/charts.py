@@ -89,3 +89,63 @@ def bars(counts: Sequence[float], width: float, height: float, log: bool = True)
         (round(i * step, 2), round(height * (1 - s / top), 2), round(max(0.5, step - 1), 2), round(height * s / top, 2))
         for i, s in enumerate(sizes)
     ]
+
+
+class Overlay(NamedTuple):
+    """Two histograms on one log scale: the first as bars, the second as an outline over them."""
+
+    bars: list[Bar]
+    outline: str
+    y_ticks: list[Point]  # one per decade
+
+
+def overlay(under: Sequence[float], over: Sequence[float], width: float, height: float) -> Overlay:
+    """Shares per bin. The axis begins a decade below the smallest share, so that every one is seen."""
+    positive = [v for v in (*under, *over) if v > 0]
+    if not positive:
+        return Overlay([], "", [])
+    floor, top = math.floor(math.log10(min(positive))) - 0.3, math.log10(max(positive)) + 0.1
+    step = width / len(under)
+
+    def y(value: float) -> float:
+        return round(height * (1 - (math.log10(value) - floor) / (top - floor)), 1) if value > 0 else height
+
+    bars = [
+        (round(i * step, 2), y(v), round(max(0.5, step - 1), 2), round(height - y(v), 2)) for i, v in enumerate(under)
+    ]
+    corners = [
+        f"M0 {height:g}",
+        *(f"V{y(v):g}H{round((i + 1) * step, 2):g}" for i, v in enumerate(over)),
+        f"V{height:g}",
+    ]
+    decades = range(math.ceil(floor), math.floor(top) + 1)
+    return Overlay([b for b in bars if b[3] > 0], "".join(corners), [(y(10.0**d), 10.0**d) for d in decades])
+
+
+class Whisker(NamedTuple):
+    """A value with its interval on a horizontal log axis; `x` is None for a value of zero."""
+
+    low: float
+    x: float | None
+    high: float
+
+
+class Intervals(NamedTuple):
+    whiskers: list[Whisker]
+    x_ticks: list[Point]  # one per decade
+
+
+def intervals(rows: Sequence[tuple[float, float, float]], width: float) -> Intervals:
+    """(low, value, high) of each row. The axis ends at whole decades; what lies below it is drawn at its edge."""
+    values = [v for row in rows for v in row[1:] if v > 0]
+    if not values:
+        return Intervals([], [])
+    first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)) + 1e-9)
+    first, last = min(first, last - 1), max(last, first + 1)
+
+    def x(value: float) -> float:
+        share = (math.log10(value) - first) / (last - first) if value > 0 else 0.0
+        return round(width * min(1.0, max(0.0, share)), 1)
+
+    ticks = [(x(10.0**d), 10.0**d) for d in range(first, last + 1)]
+    return Intervals([Whisker(x(low), x(v) if v > 0 else None, x(high)) for low, v, high in rows], ticks)

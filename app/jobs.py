@@ -22,6 +22,8 @@ KINDS = {
     "train": "app.steps:train",
     "evaluate": "app.steps:evaluate",
     "filter": "app.steps:filter_corpus",
+    "explain": "app.latent_steps:explain",
+    "try": "app.latent_steps:try_text",
 }
 MAX_ATTEMPTS = 3  # a job that kills its worker this often is not tried again by itself
 ACTIVE = ("queued", "running")

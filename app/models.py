@@ -194,6 +194,26 @@ class Verdict(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class Explanation(Base):
+    """What a language model said of a latent: shown beside the evidence, never a gate. The newest counts."""
+
+    __tablename__ = "explanation"
+    __table_args__ = (Index("ix_explanation_latent", "project_id", "reference_id", "latent"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    reference_id: Mapped[int] = mapped_column(ForeignKey("reference.id"))
+    latent: Mapped[int]
+    text: Mapped[str]
+    judgement: Mapped[str] = mapped_column(String(10))  # yes | no | unsure: does it stand for the concept
+    score: Mapped[float | None] = mapped_column(Float)  # detection: share of unseen passages told right
+    model: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))  # of everything that was asked: the same is not asked twice
+    tokens_in: Mapped[int]
+    tokens_out: Mapped[int]
+    cost: Mapped[float] = mapped_column(Float)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Function(Base):
     """A labeling function besides the accepted latents: pattern, terms, family, classifier."""
 

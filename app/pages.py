@@ -142,4 +142,5 @@ templates.env.globals |= {
     "pace": jobs.pace,
     "chart_line": charts.line,
     "chart_bars": charts.bars,
+    "chart_intervals": charts.intervals,
 }

@@ -14,6 +14,7 @@ from app.models import (
     Classifier,
     Definition,
     Document,
+    Explanation,
     Family,
     Function,
     Import,
@@ -255,6 +256,19 @@ def verdicts_of(session: Session, project: Project) -> dict[int, Verdict]:
 
 def accepted_latents(session: Session, project: Project) -> list[int]:
     return sorted(n for n, verdict in verdicts_of(session, project).items() if verdict.decision == "accept")
+
+
+def weights_of(session: Session, reference_id: int) -> Artifact | None:
+    """What a reference's weights say of its latents, whichever project's discovery worked it out."""
+    found = session.scalars(select(Artifact).where(Artifact.kind == "weights").order_by(Artifact.id.desc()))
+    return next((artifact for artifact in found if artifact.info.get("reference_id") == reference_id), None)
+
+
+def explanations_of(session: Session, project: Project) -> dict[int, Explanation]:
+    """The newest explanation of each latent that has one."""
+    mine = (Explanation.project_id == project.id, Explanation.reference_id == project.reference_id)
+    newest = select(func.max(Explanation.id)).where(*mine).group_by(Explanation.latent)
+    return {e.latent: e for e in session.scalars(select(Explanation).where(Explanation.id.in_(newest)))}
 
 
 def verdict_history(session: Session, project: Project, latent: int) -> Sequence[Verdict]:

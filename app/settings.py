@@ -3,6 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -19,6 +20,12 @@ class Settings(BaseSettings):
     lease_seconds: float = 20.0
     poll_seconds: float = 0.5
     session_days: int = 14
+    # Explanations of latents: any OpenAI-compatible endpoint; without an address nothing is asked.
+    explain_url: str = ""  # base, such as http://127.0.0.1:8000/v1
+    explain_model: str = ""
+    explain_key: SecretStr = SecretStr("")
+    explain_price_in: float = 0.0  # per million tokens, for the preview of costs
+    explain_price_out: float = 0.0
 
     @property
     def url(self) -> str:

@@ -150,9 +150,32 @@ def discover(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[E
     with reading(sessions) as session:
         store = settings.data_dir / newest(session, job.project_id, "store").path
     out = settings.artifacts_dir / f"discovery-{job.id}"
-    sides = corpus_of(sessions, job.project_id).sides
+    corpus = corpus_of(sessions, job.project_id)
     made: list[Artifact] = []
-    yield from relay(once(out, "discovery", lambda: run(store, sides, out)), made)
+    yield from relay(once(out, "discovery", lambda: run(store, corpus.sides, out, text_of=corpus.text_of)), made)
+    register(sessions, settings, job, made[-1])
+    yield from describe_weights(settings, sessions, job)
+
+
+def describe_weights(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
+    """Promoted tokens and nearest latents, once per reference."""
+    from labeling.harvest import open_reference
+    from labeling.weights import describe
+
+    assert job.project_id is not None
+    with reading(sessions) as session:
+        reference = session.get_one(m.Project, job.project_id).reference
+        if reference is None or queries.weights_of(session, reference.id) is not None:
+            return
+    out = settings.artifacts_dir / f"weights-{reference.id}"
+
+    def make() -> Iterator[Event]:
+        yield Progress(0, None, "", "load reference")
+        model, sae = open_reference(reference.model, reference.sae, reference.layer)
+        yield from describe(model, sae, out, {"reference_id": reference.id})
+
+    made: list[Artifact] = []
+    yield from relay(once(out, "weights", make), made)
     register(sessions, settings, job, made[-1])
 
 

@@ -29,6 +29,13 @@ KIND = "store"
 HALF_MIN, HALF_MAX = np.float16(6e-8), np.float16(65504)
 
 
+def half_below(values: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """Bits of the largest float16 not above each value (0 below 0): `x > value` is `bits(x) > half_below(value)`."""
+    values = np.clip(values, 0, float(HALF_MAX))
+    bits = values.astype(np.float16).view(np.uint16)
+    return bits - (bits.view(np.float16).astype(np.float64) > values).astype(np.uint16)
+
+
 @dataclass(frozen=True)
 class Stats:
     """Sums over train tokens, zeros included, special tokens left out (METHOD step 1.3)."""
@@ -142,15 +149,28 @@ class Store:
         """Document index of each token index."""
         return np.searchsorted(self.doc_indptr, tokens, side="right") - 1
 
+    def doc_in_split(self, split: str) -> NDArray[np.bool_]:
+        """Which documents are of `split`. Shape (document,)."""
+        return self._doc_split == split
+
+    @cached_property
+    def _doc_split(self) -> NDArray[np.str_]:
+        return np.array(self.doc_split, np.str_)
+
+    @cached_property
+    def doc_family_index(self) -> NDArray[np.int16]:
+        """Index into `families`, per document."""
+        index = {family: i for i, family in enumerate(self.families)}
+        return np.array([index[f] for f in self.doc_family], np.int16)
+
     def token_split_mask(self, split: str) -> NDArray[np.bool_]:
         """Which tokens belong to documents of `split`. Shape (tok,)."""
-        return np.repeat(np.array([s == split for s in self.doc_split], bool), np.diff(self.doc_indptr))
+        return np.repeat(self.doc_in_split(split), np.diff(self.doc_indptr))
 
     @cached_property
     def token_family(self) -> NDArray[np.int16]:
         """Index into `families`, per token."""
-        index = {family: i for i, family in enumerate(self.families)}
-        return np.repeat(np.array([index[f] for f in self.doc_family], np.int16), np.diff(self.doc_indptr))
+        return np.repeat(self.doc_family_index, np.diff(self.doc_indptr))
 
 
 # --- writing ------------------------------------------------------------------------------------

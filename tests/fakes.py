@@ -146,8 +146,8 @@ def planted_store(
 ) -> Path:
     """A sealed store of a dense (tok, d_sae) array, without a model.
 
-    `documents` are (key, text, family, split); tokens are the texts' words (`\\w+`), token ids
-    are counted up. Every `shard_documents` documents share a shard.
+    `documents` are (key, text, family, split); tokens are the texts' words (`\\w+`), and each
+    different word is one token id. Every `shard_documents` documents share a shard.
     """
     import numpy as np
 
@@ -169,6 +169,8 @@ def planted_store(
         tokens, latents = np.nonzero(part > 0)
         values = part[tokens, latents]
         write_shard(folder / "shards" / f"{shard:05d}", latents, tokens, values, len(part), dense.shape[1])
-    write_tables(folder, rows, np.arange(len(starts), dtype=np.int32), starts, ends)
+    surfaces = [text[a:b] for (_, text, _, _), spans in zip(documents, offsets, strict=True) for a, b in spans]
+    ids = np.unique(surfaces, return_inverse=True)[1] if surfaces else []
+    write_tables(folder, rows, np.array(ids, np.int32), starts, ends)
     finish(folder, rows, dense.shape[1], {"reference": "planted"})
     return folder

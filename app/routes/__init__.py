@@ -2,9 +2,22 @@
 
 from fastapi import APIRouter
 
-from app.routes import auth, classifiers, corpus, exports, functions, jobs, latents, projects, review, rule
+from app.routes import (
+    auth,
+    classifiers,
+    corpus,
+    dashboard,
+    explanations,
+    exports,
+    functions,
+    jobs,
+    latents,
+    projects,
+    review,
+    rule,
+)
 
-AREAS = (auth, jobs, projects, corpus, latents, functions, rule, review, classifiers, exports)
+AREAS = (auth, jobs, projects, corpus, latents, dashboard, explanations, functions, rule, review, classifiers, exports)
 
 
 def routers() -> list[APIRouter]:

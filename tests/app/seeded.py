@@ -61,7 +61,8 @@ def seed(sessions: sessionmaker[Session], settings: Settings, project: Project) 
         project.reference_id = reference.id
         store = plant(session, project.id, store_path)
         sides = {f.name: f.side for f in session.scalars(select(Family).where(Family.project_id == project.id))}
-        for _ in discover(store_path, sides, table_path, z=1.0):
+        texts = dict(session.execute(select(Document.key, Document.text)).tuples().all())
+        for _ in discover(store_path, sides, table_path, z=1.0, text_of=texts.__getitem__):
             pass
         for kind, path in (("store", store_path), ("discovery", table_path)):
             session.add(

@@ -1,14 +1,19 @@
 """Figures by hand on small matrices, then a planted latent found among noise."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from labeling.discovery import discover, examples, histogram, latent_table, open_table, selective, token_profile
+from benchmarks.planted import plant
+from labeling import tally
+from labeling.cofiring import cofiring
+from labeling.discovery import Table, discover, latent_table, open_table, selective
 from labeling.events import Artifact
 from labeling.store import Store
+from labeling.vocabulary import vocabulary
 from tests.fakes import planted_store
 
 SIDES = {"clinic": "forget", "sport": "retain", "biology": "retain", "web": "mixed"}
@@ -27,6 +32,12 @@ def _texts(n: int, length: int = 40) -> dict[str, tuple[str, str, str]]:
         )
         for i in range(n)
     }
+
+
+def discovered(store: Store, folder: Path) -> Table:
+    *_, last = discover(store.path, SIDES, folder / "discovery")
+    assert isinstance(last, Artifact)
+    return open_table(last.path)[0]
 
 
 @pytest.fixture(scope="module")
@@ -92,23 +103,21 @@ def test_the_planted_latent_is_selected_and_its_near_miss_is_not(planted: tuple)
     assert table["ratio_nearest"][5] < 3
 
 
-def test_a_latent_that_fires_only_outside_train_has_no_figures_and_no_examples(planted: tuple) -> None:
-    store, texts, _ = planted
-    table = latent_table(store, SIDES)
-    for column in ("density", "strong_forget", "mean", "sd", "max"):
+def test_a_latent_that_fires_only_outside_train_has_no_figures(planted: tuple, tmp_path: Path) -> None:
+    store = planted[0]
+    table = discovered(store, tmp_path)
+    for column in ("density", "documents", "strong_forget", "mean", "sd", "max"):
         assert table[column][7] == 0, column
     assert table["auroc"][7] == 0.5
-    assert examples(store, 7, lambda key: texts[key][0]) == []
-    assert histogram(store, 7)[1].sum() == 0
-    assert token_profile(store, 7, lambda key: texts[key][0]) == []
+    assert (table["top_tokens"][7] == -1).all() and (table["near_fired"][7] == -1).all()
 
 
 def test_discover_writes_the_table_it_computes(planted: tuple, tmp_path: Path) -> None:
     store, _, _ = planted
     *_, last = discover(store.path, SIDES, tmp_path / "discovery")
     assert isinstance(last, Artifact)
-    table, info = open_table(last.path)
-    assert info["families"] == store.families
+    table, info, words = open_table(last.path)
+    assert info["families"] == store.families and words is None
     assert info["sides"]["web"] == "mixed"
     for name, column in latent_table(store, SIDES).items():
         np.testing.assert_array_equal(table[name], column)
@@ -120,54 +129,71 @@ def test_discover_without_a_retain_family_says_what_to_do(planted: tuple, tmp_pa
     assert not (tmp_path / "discovery").exists()
 
 
-def test_examples_show_the_text_of_the_document_and_the_value_of_every_token(planted: tuple) -> None:
-    store, texts, dense = planted
-    found = examples(store, 3, lambda key: texts[key][0], n=8)
-    assert len(found) == 8
-    for example in found:
-        text, family, split = texts[example.key]
-        assert (family, split) == ("clinic", "train")
-        assert example.family == family
-        assert text[example.offset : example.offset + len(example.text)] == example.text
-        assert max(value for _, _, value in example.tokens) == example.value
-        at = store.document(store.index_of(example.key)).start
-        first = at + len(text[: example.offset].split())
-        np.testing.assert_array_equal([v for _, _, v in example.tokens], dense[first : first + len(example.tokens), 3])
-        assert [example.text[a:b] for a, b, _ in example.tokens] == example.text.split()
-
-
-def test_examples_come_strongest_first_or_from_a_quantile_or_one_family(planted: tuple) -> None:
-    store, texts, _ = planted
-
-    def text_of(key: str) -> str:
-        return texts[key][0]
-
-    top = [e.value for e in examples(store, 0, text_of, n=10)]
-    middle = [e.value for e in examples(store, 0, text_of, n=10, quantile=0.5)]
-    assert top == sorted(top, reverse=True)
-    assert max(middle) < min(top)
-    assert {e.family for e in examples(store, 5, text_of, family="biology")} == {"biology"}
-
-
-def test_a_repeated_sentence_is_shown_once(tmp_path: Path) -> None:
-    documents = [(f"d{i}", "all rights reserved by us", "web", "train") for i in range(6)]
-    store = Store.open(planted_store(tmp_path / "store", np.tile([[0], [0], [3], [0], [0]], (6, 1)), documents))
-    found = examples(store, 0, lambda key: "all rights reserved by us")
-    assert [e.text for e in found] == ["all rights reserved by us"]
-    assert found[0].tokens[2] == (11, 19, 3.0)
-
-
-def test_token_profile_counts_surfaces(tmp_path: Path) -> None:
-    documents = [("a", "dose goal dose", "clinic", "train"), ("b", "dose", "clinic", "test")]
-    folder = planted_store(tmp_path / "store", [[2], [1], [4], [9]], documents)
-    profile = token_profile(Store.open(folder), 0, {"a": "dose goal dose", "b": "dose"}.__getitem__)
-    assert profile == [("dose", 2, 3.0), ("goal", 1, 1.0)]
-
-
-def test_histograms_of_families_share_their_edges(planted: tuple) -> None:
+def test_blocks_of_latents_and_of_shards_change_nothing(planted: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     store = planted[0]
-    edges, every = histogram(store, 0, bins=10)
-    parts = [histogram(store, 0, bins=10, families=[family]) for family in store.families]
-    assert all((e == edges).all() for e, _ in parts)
-    np.testing.assert_array_equal(sum(counts for _, counts in parts), every)
-    assert len(edges) == 11
+    whole = latent_table(store, SIDES, z=1.0)
+    monkeypatch.setattr(tally, "POSTINGS", 100)
+    assert len(tally.blocks(store)) > 3 and tally.blocks(store)[-1][1] == store.d_sae
+    for name, column in latent_table(store, SIDES, z=1.0).items():
+        np.testing.assert_array_equal(column, whole[name])
+
+
+def test_document_frequency_counts_train_documents(planted: tuple) -> None:
+    store, _, dense = planted
+    document = np.repeat(np.arange(len(store.keys)), np.diff(store.doc_indptr))
+    train = np.array([split == "train" for split in store.doc_split])
+    table = latent_table(store, SIDES)
+    for latent in range(store.d_sae):
+        fired = np.isin(np.flatnonzero(train), document[dense[:, latent] > 0])
+        assert table["documents"][latent] == fired.mean()
+
+
+def test_the_ratio_against_each_retain_family_shows_the_near_miss(planted: tuple) -> None:
+    store = planted[0]
+    table = latent_table(store, SIDES, z=2.0)
+    biology, clinic, sport, web = (table["family_ratio"][5][store.families.index(f)] for f in sorted(SIDES))
+    assert biology < 3 < 10 < sport
+    assert np.isnan([clinic, web]).all()
+    assert table["ratio_nearest"][5] == biology
+
+
+def test_top_tokens_are_those_with_most_strong_activation(tmp_path: Path) -> None:
+    documents = [
+        ("a", "dose dose goal of", "clinic", "train"),
+        ("b", "goal", "sport", "train"),
+        ("c", "web", "web", "test"),
+    ]
+    store = Store.open(planted_store(tmp_path / "store", [[4], [4], [7], [0.1], [0], [99]], documents))
+    words = vocabulary(store, {"a": "dose dose goal of", "b": "goal", "c": "web"}.__getitem__)
+    top = latent_table(store, SIDES, z=0.0)["top_tokens"][0]
+    assert [words[int(i)] for i in top[:3]] == ["dose", "goal", ""]
+
+
+def test_latents_that_fire_together_find_each_other(tmp_path: Path) -> None:
+    """0 and 1 share 90 of their 100 tokens; 2 fires everywhere; 3 alone; 4 never."""
+    texts = {f"d{i}": "w " * 50 for i in range(20)}
+    dense = np.zeros((1000, 5))
+    dense[100:200, 0] = dense[110:210, 1] = dense[:, 2] = dense[500:600, 3] = 1
+    documents = [(key, text, "web", "train") for key, text in texts.items()]
+    store = Store.open(planted_store(tmp_path / "store", dense, documents, shard_documents=3))
+    *_, (done, near) = cofiring(store)
+    assert done == 4
+    assert near["near_fired"][0].tolist()[:3] == [1, 2, -1]
+    assert near["near_fired_share"][0][0] == pytest.approx(90 / 110, abs=0.05)
+    assert near["near_fired_share"][0][1] == pytest.approx(100 / 1000, abs=0.01)
+    assert near["near_fired"][3].tolist()[:2] == [2, -1]
+    assert (near["near_fired"][4] == -1).all()
+
+
+def test_ranking_holds_a_block_of_postings_not_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "POSTINGS", 20_000)
+    peaks = []
+    for tokens in (20_000, 80_000):
+        plant(tmp_path / str(tokens), 500, tokens, l0=20, shard=20_000)
+        store = Store.open(tmp_path / str(tokens))
+        tracemalloc.start()
+        for _ in tally.tallies(store, np.array([1, -1, -1, -1], np.int8), 4.0, threads=1):
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1] - tokens * 16)  # what is kept per token
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0], peaks
