@@ -129,3 +129,31 @@ def test_one_verdict_for_all_that_have_none(
         rows = session.scalars(select(Verdict).order_by(Verdict.id)).all()
     assert [row.latent for row in rows].count(1) == 1  # it had one already
     assert 0 in [row.latent for row in rows] and all("ratio" in row.note for row in rows[1:])
+
+
+def test_ranges_text_and_family_ratios_narrow_and_order_the_list(client: TestClient, planted: Project) -> None:
+    def found(query: str) -> list[int]:
+        page = client.get(f"{URL}?minimum=0&{query}", headers=HTMX)
+        assert page.status_code == 200, page.text
+        return [int(n) for n in re.findall(r'<tr id="latent-(\d+)"', page.text)]
+
+    assert found("text=WARFARIN") == [0, 1] and found("text=nowhere") == []
+    assert 2 in found("column=density_retain&least=0.05&most=") and 0 not in found(
+        "column=density_retain&least=0.05&most="
+    )
+    assert found("column=density&least=0.0001&most=&column=ratio&least=&most=1.5&text=the") == [2]
+    assert found("sort=ratio:biology")[0] == 0
+    assert found("sort=documents")[0] == 2
+    page = client.get(f"{URL}?minimum=0&column=auroc&least=0.5&most=0.9").text
+    assert 'value="0.5"' in page and 'value="0.9"' in page
+    assert "column=auroc&amp;least=0.5&amp;most=0.9" in page  # heads and pages keep the range
+
+
+def test_the_near_miss_family_is_named(client: TestClient, planted: Project) -> None:
+    row = client.get(URL + ALL, headers=HTMX).text.split('id="latent-3"')[1].split("</tr>")[0]
+    assert 'title="against biology"' in row
+
+
+@pytest.mark.parametrize("bad", ["?column=secret&least=1&most=", "?column=ratio&least=x&most=", "?sort=ratio:clinic"])
+def test_bad_ranges_are_refused(client: TestClient, planted: Project, bad: str) -> None:
+    assert client.get(URL + bad).status_code == 422

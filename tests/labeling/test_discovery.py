@@ -188,8 +188,8 @@ def test_latents_that_fire_together_find_each_other(tmp_path: Path) -> None:
 def test_ranking_holds_a_block_of_postings_not_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally, "POSTINGS", 20_000)
     peaks = []
-    for tokens in (20_000, 80_000):
-        plant(tmp_path / str(tokens), 500, tokens, l0=20, shard=20_000)
+    for tokens in (16_384, 65_536):
+        plant(tmp_path / str(tokens), 500, tokens, l0=20, shard=16_384)
         store = Store.open(tmp_path / str(tokens))
         tracemalloc.start()
         for _ in tally.tallies(store, np.array([1, -1, -1, -1], np.int8), 4.0, threads=1):
