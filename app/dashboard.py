@@ -97,7 +97,7 @@ def pictures(firings: Firings, table: LatentTable, sides: Mapping[str, str], lat
         per_side[side] = [float(count / max(total, 1)) for count in evidence.histogram(firings, families=families)[1]]
     threshold = float(table["mean"][latent] + table.info.get("z", 4.0) * table["sd"][latent])
     return {
-        "histogram": charts.overlay(per_side["retain"], per_side["forget"], 300, 110),
+        "histogram": charts.overlay(per_side["retain"], per_side["forget"], 330, 110),
         "edges": edges,
         "marks": [(threshold / float(edges[-1]), "strong")] if threshold < edges[-1] else [],
         "densities": sorted(evidence.densities(firings), key=lambda d: (sides.get(d.family) != "forget", -d.share)),
