@@ -48,11 +48,11 @@ def describe(reference: Reference, sae: LoadedSAE, out: Path, info: dict[str, An
             columns.setdefault(name, []).append(part.cpu().numpy())
         yield Progress(min(begin + BLOCK, len(decoder)), len(decoder), "latents", "read weights")
     table = {name: np.concatenate(parts) for name, parts in columns.items()}
-    used = np.unique(np.concatenate([table[name] for name in ("promoted", "suppressed")])) if head else []
+    used = {int(token) for name in ("promoted", "suppressed") if head for token in np.unique(table[name])}
     info = info | {"neuronpedia": sae.metadata.get("neuronpedia_id"), "logits": head is not None}
     with staged(out, KIND, info) as folder:
         np.savez(folder / "weights.npz", **table)  # type: ignore[arg-type]
-        names = {str(token): readable(reference.tokenizer, int(token)) for token in used}
+        names = {str(token): readable(reference.tokenizer, token) for token in sorted(used)}
         (folder / "tokens.json").write_text(json.dumps(names), encoding="ascii")
     yield Artifact(KIND, out, info)
 
