@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import models as m
+from app.cli_classifiers import baselines, bilm_cli
 from app.db import migrate, reading, session_factory
 from app.progress import console, run
 from app.settings import Settings, settings
@@ -24,6 +25,8 @@ reference_cli = typer.Typer(no_args_is_help=True, help="Reference models: a lang
 sae_cli = typer.Typer(no_args_is_help=True, help="Train sparse autoencoders.")
 cli.add_typer(reference_cli, name="reference")
 cli.add_typer(sae_cli, name="sae")
+cli.add_typer(bilm_cli, name="bilm")
+cli.command()(baselines)
 
 TextField = Annotated[str, typer.Option(help="Field or column that holds the text.")]
 IdField = Annotated[str, typer.Option(help="Field or column that holds the id.")]
@@ -183,7 +186,7 @@ def sae_train(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Train an SAE on a model's hook point; resumes where it stopped. Loads with sae_lens.SAE.load_from_disk."""
-    from labeling.sae_training import SAEConfig, train_from_text
+    from labeling.saes import SAEConfig, train_from_text
 
     config = SAEConfig(
         model=model, layer=layer, d_sae=d_sae, k=k, architecture=architecture, samples=samples, batch=batch, lr=lr,
@@ -252,8 +255,23 @@ def train(
     project: str,
     name: Annotated[str, typer.Option(help="Name of the classifier.")] = "classifier",
     mode: Annotated[str, typer.Option(help="probe (frozen backbone) or finetune.")] = "finetune",
-    backbone: Annotated[str | None, typer.Option(help="Encoder: hub id or folder; default: MiniLM.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Encoder or biLM: known name, hub id or folder; default: MiniLM.")
+    ] = None,
     epochs: Annotated[int, typer.Option()] = 1,
+    lr: Annotated[float | None, typer.Option(help="finetune: peak learning rate.")] = None,
+    patience: Annotated[int | None, typer.Option(help="finetune: stop after so many validations without gain.")] = None,
+    layers: Annotated[str | None, typer.Option(help="probe: blocks to try, such as 2,4; default: each.")] = None,
+    concat: Annotated[bool, typer.Option("--concat", help="probe: join the states of --layers instead.")] = False,
+    balance: Annotated[bool, typer.Option("--balance", help="Weigh forget and retain tokens alike.")] = False,
+    labels: Annotated[
+        str, typer.Option(help="Learn from the label of each token, sentence, document or family.")
+    ] = "token",
+    teacher: Annotated[str | None, typer.Option(help="Learn from this classifier's scores (weak-to-strong).")] = None,
+    hard: Annotated[bool, typer.Option("--hard", help="Round probabilities to labels.")] = False,
+    flip: Annotated[float, typer.Option(help="Share of training labels to turn over, to see what noise does.")] = 0.0,
+    window: Annotated[int | None, typer.Option(help="Tokens per forward pass.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Distil the newest weak labels into a classifier."""
     from app.results import results_table
@@ -267,10 +285,27 @@ def train(
         )
     if newest is None:
         raise ValueError(f"project {project!r} has no weak labels yet; run `tokensieve label {project}` first")
+    given: dict[str, Any] = {
+        "backbone": backbone, "lr": lr, "patience": patience, "layers": numbers(layers, "--layers"), "window": window,
+        "concat": concat or None, "balance": balance or None, "labels": None if labels == "token" else labels,
+        "teacher": str(classifier_folder(teacher).resolve()) if teacher else None, "soft": False if hard else None,
+        "flip": flip or None, "seed": seed,
+    }  # fmt: skip
     args: dict[str, Any] = {"label_set_id": newest, "name": name, "mode": mode, "epochs": epochs}
-    run_job(config, sessions, "train", project_id, args | ({"backbone": backbone} if backbone else {}), AUTHOR)
+    args |= {key: value for key, value in given.items() if value is not None}
+    run_job(config, sessions, "train", project_id, args, AUTHOR)
     with reading(sessions) as session:  # the step has evaluated it already
         print(results_table(find_classifier(session, project_id, name).info))
+
+
+def numbers(text: str | None, option: str) -> list[int] | None:
+    """2,4 -> [2, 4]"""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} {text}: give numbers separated by commas, such as 2,4") from None
 
 
 @cli.command()

@@ -244,15 +244,16 @@ def weak_documents(settings: Settings, sessions: Sessions, label_set_id: int) ->
 
 def train(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
     """Distil weak labels into a classifier, score the corpus with it, evaluate it."""
+    from app.training import config_of, with_probabilities
     from labeling.predict import predict_corpus
-    from labeling.train import Labelled, TrainConfig
+    from labeling.train import Labelled
     from labeling.train import train as run
 
     assert job.project_id is not None
     args = job.args
     examples = [Labelled(d, split) for d, split in weak_documents(settings, sessions, args["label_set_id"])]
-    backbone = args.get("backbone") or str(settings.assets_dir / "minilm")
-    config = TrainConfig(backbone=backbone, **{k: args[k] for k in ("mode", "epochs", "lr", "seed") if k in args})
+    examples = with_probabilities(settings, sessions, args["label_set_id"], examples)
+    config = config_of(settings, sessions, args)
     with reading(sessions) as session:
         definition = session.scalar(
             select(m.Definition)
@@ -285,7 +286,7 @@ def train(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Even
             row = m.Classifier(
                 project_id=job.project_id, name=name, version=max(taken, default=0) + 1, label_set_id=args["label_set_id"],
                 artifact_id=artifact_id, predictions_id=predictions_id,
-                threshold=float(trained.info["threshold"]), info={"training": trained.info},
+                threshold=float(trained.info["threshold"]), info={"training": trained.info, "backbone": args.get("backbone")},
             )  # fmt: skip
             session.add(row)
             session.flush()
@@ -298,7 +299,12 @@ def evaluate(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[E
 
 
 def evaluate_classifier(settings: Settings, sessions: Sessions, classifier_id: int) -> Iterator[Event]:
-    """Scores on weak labels of the validation and test splits, and on gold where people annotated."""
+    """Scores on weak labels of the validation and test splits, and on gold where people annotated.
+
+    The baselines stand beside it, on the same documents.
+    """
+    from app.baselines import baseline_predictions
+    from app.baselines import scores as baseline_scores
     from labeling.evaluate import score
     from labeling.predictions import Prediction, PredictionStore
 
@@ -307,6 +313,7 @@ def evaluate_classifier(settings: Settings, sessions: Sessions, classifier_id: i
         assert row.label_set_id is not None and row.predictions_id is not None
         label_set_id, threshold, project_id = row.label_set_id, row.threshold, row.project_id
         predictions = PredictionStore.open(settings.data_dir / session.get_one(m.Artifact, row.predictions_id).path)
+        info = row.info
     documents = weak_documents(settings, sessions, label_set_id)
     sets = {split: [d for d, s in documents if s == split] for split in ("validation", "test")}
     sets["gold"] = gold_documents(sessions, project_id)
@@ -316,6 +323,14 @@ def evaluate_classifier(settings: Settings, sessions: Sessions, classifier_id: i
         if truth:
             scored = (Prediction(d.id, *at).to_json(threshold) for d in truth if (at := predictions.document(d.id)))
             results[name] = score(scored, truth).to_json()
+    targets = {d.id: d for truth in sets.values() for d in truth}
+    made: list[Artifact] = []
+    results |= {"baselines": {}, "baselines_missing": None}
+    try:
+        yield from relay(baseline_predictions(settings, info, label_set_id, documents, list(targets.values())), made)
+        results["baselines"] = baseline_scores(made[-1].path, sets, [d for d, _ in documents])
+    except ValueError as error:  # too little text for them must not cost the classifier its own figures
+        results["baselines_missing"] = str(error)
     with sessions() as session, session.begin():
         row = session.get_one(m.Classifier, classifier_id)
         row.info = {**row.info, **results}

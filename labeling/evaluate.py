@@ -346,13 +346,18 @@ def _check_prediction(value: dict[str, Any]) -> str:
     return check_text(value["id"], "id")
 
 
-def format_table(scores: Mapping[str, Scores]) -> str:
-    """Plain text: a row per system, then each system's false-positive rate and recall per family."""
+def summary(scores: Mapping[str, Scores]) -> str:
+    """Plain text: a row per system."""
     rows = [["", "F1 [95%]", "precision", "recall", "F2", "AUROC", "FPR [95%]"]]
     for name, s in scores.items():
         middle = [_show(value) for value in (s.precision, s.recall, s.f2, s.auroc)]
         rows.append([name, _with(s.f1, s.intervals["f1"]), *middle, _with(s.fpr, s.intervals["fpr"])])
-    tables = [_columns(rows)]
+    return _columns(rows)
+
+
+def format_table(scores: Mapping[str, Scores]) -> str:
+    """Plain text: a row per system, then each system's false-positive rate and recall per family."""
+    tables = [summary(scores)]
     for name, s in scores.items():
         rows = [["family", "side", "documents", "words", "forget", "FPR [95%]", "recall"]]
         for family, f in sorted(

@@ -1,12 +1,12 @@
-"""Fine-tune every weight of an encoder on weak labels; the best moment on validation is kept.
+"""Fine-tune every weight of a backbone on weak labels; the best moment on validation is kept.
+
+Training ends early once `patience` validations in a row found nothing better.
 
 A killed run goes on from its last checkpoint and ends with the very weights of an undisturbed one
 (on a CPU, with the same number of threads): the order of batches and each step's dropout follow
 from the seed and the step's number alone, and everything else is in the checkpoint.
 """
 
-import json
-import shutil
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labeling.artifacts import sha256_json, write_json
+from labeling.artifacts import sha256_json
+from labeling.checkpoints import Checkpoints
 from labeling.events import Event, Metric, Progress
 from labeling.examples import IGNORED, LabelledWindow, TrainConfig, Validation
 from labeling.predict import LoadedClassifier, autocast, padded
@@ -41,16 +43,16 @@ def finetune(
     optimizer = _optimizer(model, config)
     run = Checkpoints(work, sha256_json([_identity(config), _digest(windows)]))
     best, step = run.restore(model, optimizer)
-    class_weights = _class_weights(windows).to(model.device) if config.balance else None
+    weights = class_weights(np.concatenate([w.labels for w in windows])) if config.balance else (1.0, 1.0)
     yield Progress(int(tokens[step - 1]) if step else 0, total, "tokens", "train")
     try:
-        while step < steps:
+        while step < steps and (best is None or best["since"] < config.patience):
             batch = [windows[i] for i in plan[step]]
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * rate(step, steps, config.warmup)
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed * 1_000_003 + step)
-                loss = _update(classifier, batch, optimizer, class_weights)
+                loss = _update(classifier, batch, optimizer, weights)
             step += 1
             yield Progress(int(tokens[step - 1]), total, "tokens", "train")
             if step % 10 == 0 or step == steps:
@@ -60,9 +62,12 @@ def finetune(
                 found = judge(classifier)
                 yield Metric("validation_f1", found.f1, step)
                 if best is None or found.f1 > best["f1"]:
-                    best = {"f1": found.f1, "step": step}
+                    best = {"f1": found.f1, "step": step, "since": 0}
                     run.save_best(model, step)
-            if step % config.checkpoint_every == 0 or step == steps:
+                else:
+                    best |= {"since": best["since"] + 1}
+            last = step == steps or (best is not None and best["since"] >= config.patience)
+            if step % config.checkpoint_every == 0 or last:
                 run.save(model, optimizer, step, best)
     finally:
         model.eval()
@@ -80,20 +85,17 @@ def _update(
     classifier: LoadedClassifier,
     batch: Sequence[LabelledWindow],
     optimizer: torch.optim.Optimizer,
-    class_weights: Tensor | None,
+    weights: tuple[float, float],
 ) -> float:
     model = classifier.model.train()
     ids, mask = padded(classifier, [w.ids for w in batch])
-    labels = torch.full(ids.shape, IGNORED)
+    labels = torch.full(ids.shape, float(IGNORED))
     skip = len(classifier.prefix)
     for row, window in enumerate(batch):
         labels[row, skip : skip + len(window)] = torch.from_numpy(window.labels)
     with autocast(model):
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
-    flat = logits.float().flatten(0, 1)
-    loss = nn.functional.cross_entropy(
-        flat, labels.flatten().to(model.device), weight=class_weights, ignore_index=IGNORED
-    )
+    loss = token_loss(logits.float(), labels.to(model.device), weights)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -134,9 +136,22 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
-def _class_weights(windows: Sequence[LabelledWindow]) -> Tensor:
-    counts = np.bincount(np.concatenate([w.labels[w.labels != IGNORED] for w in windows]), minlength=2)
-    return torch.tensor(counts.sum() / (2 * counts), dtype=torch.float32)
+def token_loss(
+    logits: Float[Tensor, "batch pos 2"], labels: Float[Tensor, "batch pos"], weights: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
+    """Mean cross-entropy against P(forget), over the tokens that are not IGNORED; `weights` of retain and forget."""
+    known = labels != IGNORED
+    y = labels[known]
+    margin = logits[known][:, 1] - logits[known][:, 0]
+    each = y * weights[1] + (1 - y) * weights[0]
+    loss = nn.functional.binary_cross_entropy_with_logits(margin, y, weight=each, reduction="sum")
+    return loss / each.sum()
+
+
+def class_weights(labels: NDArray[np.float32]) -> tuple[float, float]:
+    """What makes retain and forget count alike: half over each one's share."""
+    forget = float(labels[labels != IGNORED].mean())
+    return 0.5 / (1 - forget), 0.5 / forget
 
 
 def _digest(windows: Sequence[LabelledWindow]) -> str:
@@ -147,57 +162,3 @@ def _digest(windows: Sequence[LabelledWindow]) -> str:
         digest.update(window.ids.tobytes())
         digest.update(window.labels.tobytes())
     return digest.hexdigest()
-
-
-class Checkpoints:
-    """Weights and optimizer as safetensors, counters as JSON, written last: it names the tensors' files."""
-
-    def __init__(self, folder: Path, digest: str):
-        self.folder, self.digest = folder, digest
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, best: dict[str, Any] | None) -> None:
-        tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
-        save_file({name: t.contiguous() for name, t in tensors.items()}, self.folder / f"step-{step}.safetensors")
-        write_json(self.folder / "state.json", {"digest": self.digest, "step": step, "best": best})
-        kept = {f"step-{step}", f"best-{best['step']}" if best else ""}
-        for old in self.folder.glob("*.safetensors"):
-            if old.stem not in kept:
-                old.unlink()
-
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any] | None, int]:
-        """(best so far, steps done). Another run's leftovers in the folder are cleared away."""
-        try:
-            state = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None, 0
-        if state["digest"] != self.digest:
-            shutil.rmtree(self.folder)
-            self.folder.mkdir()
-            return None, 0
-        tensors = load_file(self.folder / f"step-{state['step']}.safetensors")
-        _set_parameters(model, {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")})
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("adam."):
-                _, index, key = name.split(".")
-                moments.setdefault(int(index), {})[key] = value
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-        return state["best"], state["step"]
-
-    def save_best(self, model: nn.Module, step: int) -> None:
-        save_file(
-            {name: p.detach().contiguous() for name, p in model.named_parameters()},
-            self.folder / f"best-{step}.safetensors",
-        )
-
-    def load_best(self, model: nn.Module, step: int) -> None:
-        _set_parameters(model, load_file(self.folder / f"best-{step}.safetensors"))
-
-
-def _set_parameters(model: nn.Module, values: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(values[name])

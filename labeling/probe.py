@@ -1,11 +1,12 @@
 """A linear probe on a frozen backbone, one per depth; the best on validation is kept (METHOD, step 2).
 
 Frozen and linear because the labels are noisy: a probe cannot learn one label's mistake by heart.
-The backbone is cut after the chosen block, so earlier is also faster. A rerun starts over: it takes
-minutes and gives the same weights.
+The backbone is cut after the last layer that is read, so earlier is also faster. A rerun starts
+over: it takes minutes and gives the same weights.
 """
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from torch import Tensor, nn
 
 from labeling.events import Event, Metric, Progress
 from labeling.examples import IGNORED, LabelledWindow, TrainConfig, Validation
+from labeling.layers import joined
 from labeling.predict import LoadedClassifier, autocast, states
-from labeling.references import blocks_of
+from labeling.references import blocks_of, stacks_of
+
+Layers = tuple[int, ...]
 
 
 def fit_probe(
@@ -24,40 +28,46 @@ def fit_probe(
     windows: Sequence[LabelledWindow],
     judge: Callable[[LoadedClassifier], Validation],
     config: TrainConfig,
-) -> Generator[Event, None, tuple[LoadedClassifier, int]]:
-    """Returns the cut classifier with its probe as head, and how many blocks it kept."""
+) -> Generator[Event, None, tuple[LoadedClassifier, Layers]]:
+    """Returns the cut classifier with its probe as head, and the layers it reads."""
     classifier = load()
     depth = len(blocks_of(classifier.model))
     layers = sorted(set(config.layers or range(1, depth + 1)), reverse=True)
     if not layers or layers[0] > depth or layers[-1] < 1:
         raise ValueError(f"layers {list(config.layers or ())}: {config.backbone} can be cut after 1 to {depth} blocks")
-    windows = _sample(windows, config)
-    y = np.concatenate([w.labels for w in windows])
-    targets = torch.from_numpy(y[y != IGNORED].astype(np.float32))
-    best: tuple[float, int, Tensor, float] | None = None
-    for done, layer in enumerate(layers):
-        cut(classifier.model, layer)
-        yield Progress(done, len(layers), "layers", f"probe after block {layer}")
-        features = yield from _features(classifier, windows, config, f"probe after block {layer}")
-        weight, bias = logistic(features, targets, config.l2, config.balance)
-        del features
+    choices: list[Layers] = [tuple(reversed(layers))] if config.concat else [(layer,) for layer in layers]
+    windows = sample(windows, config)
+    targets = labels_of(windows)
+    best: tuple[float, Layers, Tensor, float] | None = None
+    for done, choice in enumerate(choices):
+        classifier = reading(classifier, choice)
+        note = f"probe after block {'+'.join(map(str, choice))}"
+        yield Progress(done, len(choices), "layers", note)
+        x = yield from features(classifier, windows, config.batch_tokens, note)
+        weight, bias = logistic(x, targets, config.l2, config.balance)
+        del x
         set_probe(classifier.head, weight, bias)
         f1 = judge(classifier).f1
-        yield Metric("validation_f1", f1, layer)
+        yield Metric("validation_f1", f1, choice[-1])
         if best is None or f1 >= best[0]:  # of equals the shallower: it is faster
-            best = f1, layer, weight, bias
+            best = f1, choice, weight, bias
     assert best is not None, layers
-    _, layer, weight, bias = best
-    classifier = load()
-    cut(classifier.model, layer)
+    _, choice, weight, bias = best
+    classifier = reading(load(), choice)
     set_probe(classifier.head, weight, bias)
-    return classifier, layer
+    return classifier, choice
+
+
+def reading(classifier: LoadedClassifier, layers: Layers) -> LoadedClassifier:
+    """The classifier with a head that reads these layers; what lies above them is cut off, in place."""
+    cut(classifier.model, layers[-1])
+    return replace(classifier, model=joined(classifier.model, layers)) if len(layers) > 1 else classifier
 
 
 def cut(model: Any, layer: int) -> None:
     """Keep the first `layer` blocks, in the config too, so that the saved folder is the smaller model."""
-    blocks = blocks_of(model)
-    del blocks[layer:]
+    for blocks in stacks_of(model):
+        del blocks[layer:]
     config = model.config.get_text_config()
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layer]
@@ -71,7 +81,7 @@ def set_probe(head: nn.Linear, weight: Float[Tensor, " d_model"], bias: float) -
         head.bias.zero_()[1] = bias
 
 
-def _sample(windows: Sequence[LabelledWindow], config: TrainConfig) -> list[LabelledWindow]:
+def sample(windows: Sequence[LabelledWindow], config: TrainConfig) -> list[LabelledWindow]:
     """A random choice of windows up to `probe_tokens`, long ones first so that batches need little padding."""
     order = np.random.default_rng(config.seed).permutation(len(windows))
     total = np.cumsum([len(windows[i]) for i in order])
@@ -79,8 +89,14 @@ def _sample(windows: Sequence[LabelledWindow], config: TrainConfig) -> list[Labe
     return sorted(kept, key=len, reverse=True)
 
 
-def _features(
-    classifier: LoadedClassifier, windows: Sequence[LabelledWindow], config: TrainConfig, note: str
+def labels_of(windows: Sequence[LabelledWindow]) -> Float[Tensor, " tok"]:
+    """P(forget) of every labelled token, windows in order."""
+    labels = np.concatenate([w.labels for w in windows])
+    return torch.from_numpy(labels[labels != IGNORED])
+
+
+def features(
+    classifier: LoadedClassifier, windows: Sequence[LabelledWindow], batch_tokens: int, note: str
 ) -> Generator[Event, None, Float[Tensor, "tok d_model"]]:
     """What the head sees at every labelled token, windows in order."""
     learned = [w.labels != IGNORED for w in windows]
@@ -88,7 +104,7 @@ def _features(
     out = torch.empty((int(sum(mask.sum() for mask in learned)), classifier.head.in_features))
     at = seen = begin = 0
     while begin < len(windows):
-        rows = max(1, 4 * config.batch_tokens // len(windows[begin]))
+        rows = max(1, 4 * batch_tokens // len(windows[begin]))
         batch = windows[begin : begin + rows]
         with torch.inference_mode(), autocast(classifier.model):
             found = states(classifier, [w.ids for w in batch], [slice(0, len(w)) for w in batch])
@@ -103,7 +119,7 @@ def _features(
 def logistic(
     x: Float[Tensor, "tok d_model"], y: Float[Tensor, " tok"], l2: float, balance: bool = False
 ) -> tuple[Float[Tensor, " d_model"], float]:
-    """Logistic regression by L-BFGS: (weight, bias) for the features as given.
+    """Logistic regression by L-BFGS on labels or probabilities: (weight, bias) for the features as given.
 
     Fitted on standardised features, in place to save memory (`x` is spoiled), and folded back.
     Mean loss + l2/2 |w|²: scikit-learn's C is 1 / (l2 · tok).
@@ -111,7 +127,7 @@ def logistic(
     mean, sd = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
     x.sub_(mean).div_(sd)
     share = y.mean()
-    each = torch.where(y > 0, 0.5 / share, 0.5 / (1 - share)) if balance else None
+    each = y * 0.5 / share + (1 - y) * 0.5 / (1 - share) if balance else None
     parameters = torch.zeros(x.shape[1] + 1, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [parameters],

@@ -56,15 +56,21 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def blocks_of(model: nn.Module) -> nn.ModuleList:
-    """The stack of transformer blocks: the ModuleList as long as the config says, nearest the root."""
+def stacks_of(model: nn.Module) -> list[nn.ModuleList]:
+    """The stacks of transformer blocks: ModuleLists as long as the config says, nearest the root. A biLM has two."""
     config: Any = model.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     depth = config.num_hidden_layers
     stacks = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not stacks:
         raise ValueError(f"{type(model).__name__}: found no stack of {depth} blocks to hook")
-    return min(stacks, key=lambda found: found[0].count("."))[1]  # type: ignore[return-value]
+    nearest = min(name.count(".") for name, _ in stacks)
+    return [m for name, m in stacks if name.count(".") == nearest]
+
+
+def blocks_of(model: nn.Module) -> nn.ModuleList:
+    """The stack of a model that has one, or the first of them."""
+    return stacks_of(model)[0]
 
 
 def gguf_file(folder: Path) -> str | None:
@@ -82,6 +88,8 @@ def load_model(name: str, auto_class: Any = None, dtype: torch.dtype = torch.flo
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging as hf_logging
+
+    import labeling.layers  # noqa: F401  our own architectures, by name in config.json
 
     # Its own bars and load reports would tear ours apart.
     hf_logging.set_verbosity_error()

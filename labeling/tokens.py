@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Spans = list[tuple[int, int]]
 WORD = re.compile(r"\w+")
+SENTENCE = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s)|\n)\s*")
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,12 @@ def to_spans(flags: NDArray[np.bool_], starts: NDArray[np.int32], ends: NDArray[
 def words(text: str) -> Spans:
     """The units all scores are counted in (DESIGN: `\\w+`), so that tokenizers compare."""
     return [m.span() for m in WORD.finditer(text)]
+
+
+def sentences(text: str) -> Spans:
+    """The text cut after every full stop or line break, blanks going with what is before them. Covers all of it."""
+    edges = [0, *(m.end() for m in SENTENCE.finditer(text)), len(text)]
+    return [(a, b) for a, b in pairwise(edges) if b > a]
 
 
 def gaps(spans: Spans, length: int) -> Spans:

@@ -1,8 +1,9 @@
 """Distil weak labels into a small bidirectional classifier (METHOD, step 2).
 
-Both modes end in the same plain `AutoModelForTokenClassification` folder: `probe` keeps a frozen
-backbone up to its best layer and adds a linear head; `finetune` trains every weight. Threshold and
-smoothing are those with the best word-level F1 against the weak labels of the validation split.
+Both modes end in the same `AutoModelForTokenClassification` folder: `probe` keeps a frozen backbone
+up to its best layer and adds a linear head; `finetune` trains every weight. The labels may be
+coarser than tokens, or a smaller classifier's scores. Threshold and smoothing are those with the
+best word-level F1 against the weak token labels of the validation split, whatever was trained on.
 """
 
 import shutil
@@ -11,11 +12,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from labeling.events import Artifact, Event, Metric, Progress
-from labeling.examples import Labelled, LabelledWindow, TrainConfig, Validation, labelled_windows, take, validate
+from labeling.examples import (
+    IGNORED,
+    Labelled,
+    LabelledWindow,
+    TrainConfig,
+    Validation,
+    coarsened,
+    labelled_windows,
+    take,
+    taught,
+    validate,
+)
 from labeling.export import write_classifier
 from labeling.finetune import finetune
 from labeling.predict import LoadedClassifier, head_of
@@ -34,9 +47,12 @@ def train(examples: Sequence[Labelled], config: TrainConfig, out: Path, info: di
     """
     yield Progress(0, None, "tokens", "tokenize")
     classifier = untrained(config)
-    documents = take(examples, "train", config.max_tokens, classifier.tokenizer)
-    held_out = take(examples, "validation", config.validation_tokens, classifier.tokenizer)
-    windows = labelled_windows(documents, classifier)
+    chosen = take(examples, "train", config.max_tokens, classifier.tokenizer)
+    if config.teacher is not None:
+        chosen = yield from taught(chosen, config.teacher, config.soft)
+    coarse = [coarsened(e, config.labels, config.coarse_share) for e in chosen]
+    windows = labelled_windows(coarse, classifier, config)
+    held_out = [e.document for e in take(examples, "validation", config.validation_tokens, classifier.tokenizer)]
     _check(windows, held_out)
     radii = RADII if config.smooth is None else (config.smooth,)
     work = out.with_name(out.name + ".partial")
@@ -46,7 +62,8 @@ def train(examples: Sequence[Labelled], config: TrainConfig, out: Path, info: di
 
     settings: dict[str, Any] = {}
     if config.mode == "probe":
-        classifier, settings["layer"] = yield from fit_probe(lambda: untrained(config), windows, judge, config)
+        classifier, layers = yield from fit_probe(lambda: untrained(config), windows, judge, config)
+        settings |= {"layer": layers[-1], "layers": list(layers)}
     else:
         classifier, settings["step"] = yield from finetune(classifier, windows, judge, config, work)
     best = judge(classifier)
@@ -55,7 +72,8 @@ def train(examples: Sequence[Labelled], config: TrainConfig, out: Path, info: di
     settings |= {
         "mode": config.mode,
         "backbone": Path(config.backbone).name if Path(config.backbone).is_dir() else config.backbone,
-        "training": asdict(config) | {"backbone": Path(config.backbone).name},
+        "training": asdict(config)
+        | {name: Path(given).name for name in ("backbone", "teacher") if (given := getattr(config, name))},
         "train_tokens": sum(len(w) for w in windows),
         "validation": asdict(best) | {"unit": "word", "against": "weak labels"},
     }
@@ -94,9 +112,10 @@ def _check(windows: Sequence[LabelledWindow], held_out: Sequence[Any]) -> None:
     """Refuse now what would fail after an hour."""
     if not windows:
         raise ValueError("no document of the train split has a token to learn from; import more text")
-    classes = {label for w in windows for label in set(w.labels.tolist())} - {-100}
-    if classes != {0, 1}:
-        missing = "retain" if 0 not in classes else "forget"
+    labels = np.concatenate([w.labels for w in windows])
+    classes = set((labels[labels != IGNORED] >= 0.5).tolist())
+    if classes != {False, True}:
+        missing = "retain" if False not in classes else "forget"
         raise ValueError(f"the train split has no {missing} token; change the rule or import text of both sides")
     if not any(d.spans for d in held_out):
         raise ValueError(

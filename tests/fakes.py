@@ -3,6 +3,7 @@
 Every maker writes a folder that the real loaders open, and gives the same bytes each time.
 """
 
+import json
 import random
 from functools import cache
 from pathlib import Path
@@ -138,6 +139,24 @@ def tiny_encoder(folder: Path, layers: int = 2) -> Path:
     )  # fmt: skip
     _seeded(lambda: BertModel(config)).save_pretrained(folder, safe_serialization=True)
     fast.save_pretrained(folder)
+    return folder
+
+
+def tiny_bilm(folder: Path, layers: int = 2) -> Path:
+    """A random biLM of width 16 with its own kind of tokenizer, as `tokensieve bilm pretrain` writes one."""
+    from labeling.bilm import BiLM, BiLMConfig
+    from labeling.pretraining import PretrainConfig, make_tokenizer
+
+    source = folder.parent / f"{folder.name}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    source.write_text("".join(json.dumps({"id": str(i), "text": t}) + "\n" for i, t in enumerate(_texts())))
+    tokenizer = make_tokenizer({"background": [str(source)]}, PretrainConfig(vocab=400, block=64))
+    config = BiLMConfig(
+        vocab_size=len(tokenizer), num_hidden_layers=layers, hidden_size=16, num_attention_heads=2,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    _seeded(lambda: BiLM(config)).save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -10,6 +10,8 @@ from app import review_queries as review
 from app.access import ProjectDep, SettingsDep
 from app.archives import zip_response
 from app.artifacts import folder_of
+from app.backbones import DEFAULT, known
+from app.comparisons import compared
 from app.db import SessionDep
 from app.evaluations import evaluations
 from app.models import Artifact, Classifier, LabelSet, Project
@@ -17,6 +19,12 @@ from app.pages import redirect, render
 from app.security import CurrentUser
 
 router = APIRouter(prefix="/projects/{slug}/classifiers")
+UNITS = {
+    "token": "each token's own label",
+    "sentence": "its sentence's label",
+    "document": "its document's label",
+    "family": "the side its family is on",
+}
 MODES = {
     "probe": "linear probe on a frozen backbone: minutes on a CPU",
     "finetune": "the whole backbone learns: better, much slower",
@@ -34,7 +42,7 @@ ClassifierDep = Annotated[Classifier, Depends(get_classifier, scope="function")]
 
 
 def _page(
-    request: Request, project: Project, session: SessionDep, form: dict[str, str],
+    request: Request, project: Project, session: SessionDep, settings: SettingsDep, form: dict[str, str],
     error: str | None = None, status: int = 200,
 ) -> Response:  # fmt: skip
     rows = queries.classifiers_of(session, project.id)
@@ -42,7 +50,8 @@ def _page(
     return render(
         request, "classifiers/index.html", "classifiers/_form.html" if error else None, status,
         project=project, classifiers=[(row, evaluations(row.info)) for row in rows],
-        label_sets=review.label_sets_of(session, project.id), modes=MODES, form=form, error=error,
+        label_sets=review.label_sets_of(session, project.id), modes=MODES, units=UNITS, form=form, error=error,
+        backbones=list(known(settings)), teachers=rows,
         training=[job for job in training if job.state != "done"],
         curves={job.id: jobs.curves(session, job.id) for job in training},
         figures={job.id: jobs.figures(session, job.id) for job in training},
@@ -50,8 +59,8 @@ def _page(
 
 
 @router.get("")
-def index(request: Request, project: ProjectDep, session: SessionDep) -> Response:
-    return _page(request, project, session, {"name": "classifier", "mode": "probe"})
+def index(request: Request, project: ProjectDep, session: SessionDep, settings: SettingsDep) -> Response:
+    return _page(request, project, session, settings, {"name": "classifier", "mode": "probe", "backbone": DEFAULT})
 
 
 @router.post("")
@@ -59,25 +68,42 @@ def train(
     request: Request,
     project: ProjectDep,
     session: SessionDep,
+    settings: SettingsDep,
     user: CurrentUser,
     label_set_id: Annotated[int, Form(ge=1, lt=2**31)],
     name: Annotated[str, Form(max_length=80)] = "",
     mode: Annotated[str, Form(max_length=20)] = "probe",
+    backbone: Annotated[str, Form(max_length=80)] = DEFAULT,
+    labels: Annotated[str, Form(max_length=20)] = "token",
+    teacher: Annotated[str, Form(max_length=12)] = "",
 ) -> Response:
-    labels = session.get(LabelSet, label_set_id)
-    if labels is None or labels.project_id != project.id:
+    chosen = session.get(LabelSet, label_set_id)
+    if chosen is None or chosen.project_id != project.id:
         raise HTTPException(404, "There is no such label set in this project.")
-    args = {"label_set_id": label_set_id, "name": name.strip(), "mode": mode}
-    if problem := _problem(name.strip(), mode):
-        return _page(request, project, session, {"name": name, "mode": mode}, problem, 422)
+    form = {"name": name.strip(), "mode": mode, "backbone": backbone, "labels": labels, "teacher": teacher}
+    if problem := _problem(
+        form, list(known(settings)), {str(r.id) for r in queries.classifiers_of(session, project.id)}
+    ):
+        return _page(request, project, session, settings, form, problem, 422)
+    args = {"label_set_id": label_set_id, **_chosen(form)}
     jobs.enqueue(session, "train", project.id, args, user)
     return redirect(request, f"/projects/{project.slug}/classifiers")
 
 
-def _problem(name: str, mode: str) -> str | None:
-    if mode not in MODES:
-        return f"mode must be one of {', '.join(MODES)}"
-    if not name or not all(c.isalnum() or c in "-_." for c in name):
+def _chosen(form: dict[str, str]) -> dict[str, str | int]:
+    """What differs from the defaults, so that the command line's job of the same work is the same job."""
+    usual = {"backbone": DEFAULT, "labels": "token", "teacher": ""}
+    found: dict[str, str | int] = {key: value for key, value in form.items() if usual.get(key) != value}
+    return found | ({"teacher": int(form["teacher"])} if form["teacher"] else {})
+
+
+def _problem(form: dict[str, str], backbones: list[str], teachers: set[str]) -> str | None:
+    for key, allowed in (("mode", list(MODES)), ("backbone", backbones), ("labels", list(UNITS))):
+        if form[key] not in allowed:
+            return f"{key} must be one of {', '.join(allowed)}"
+    if form["teacher"] and form["teacher"] not in teachers:
+        return "that teacher is not a classifier of this project"
+    if not form["name"] or not all(c.isalnum() or c in "-_." for c in form["name"]):
         return "give it a name of letters, digits, '-', '_' and '.' (the command line calls it name:version)"
     return None
 
@@ -85,9 +111,11 @@ def _problem(name: str, mode: str) -> str | None:
 @router.get("/{classifier_id}")
 def show(request: Request, project: ProjectDep, session: SessionDep, classifier: ClassifierDep) -> Response:
     artifact = session.get_one(Artifact, classifier.artifact_id)
+    tables = evaluations(classifier.info)
     return render(
         request, "classifiers/show.html",
-        project=project, classifier=classifier, artifact=artifact, tables=evaluations(classifier.info),
+        project=project, classifier=classifier, artifact=artifact, tables=tables,
+        beside={table.name: compared(table, classifier.info) for table in tables},
         labels=session.get(LabelSet, classifier.label_set_id) if classifier.label_set_id else None,
         curves=jobs.curves(session, artifact.job_id) if artifact.job_id else {},
         sides=queries.sides_of(session, project.id),

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from app.evaluations import evaluations, roc_of
-from app.models import Job
+from app.models import Classifier, Job
 from labeling.artifacts import verify
 from tests.app.reviewed import TABLE, seed
 
@@ -55,7 +55,35 @@ def test_training_is_queued_with_its_choices(client, sessions, classifier):
     assert (job.kind, job.args) == ("train", {"label_set_id": 1, "name": "mine", "mode": "finetune"})
 
 
-@pytest.mark.parametrize("data", [{"name": ""}, {"name": "a/b"}, {"name": "ok", "mode": "magic"}])
+def test_a_choice_of_labels_and_teacher_is_queued_with_it(client, sessions, classifier):
+    data = {"label_set_id": 1, "name": "strong", "mode": "probe", "labels": "sentence", "teacher": str(classifier)}
+    assert client.post(URL, data=data).status_code == 303
+    (job,) = jobs(sessions)
+    assert job.args == {
+        "label_set_id": 1, "name": "strong", "mode": "probe", "labels": "sentence", "teacher": classifier,
+    }  # fmt: skip
+
+
+def test_the_page_shows_the_baselines_beside_it(client, sessions, classifier):
+    with sessions.begin() as session:
+        row = session.get_one(Classifier, classifier)
+        row.info = {**row.info, "baselines": {"terms": {"test": {**TABLE, "f1": 0.41}}, "rule": {"gold": TABLE}}}
+    page = client.get(f"{URL}/{classifier}").text
+    assert "This classifier" in page and "Terms" in page and "0.410" in page
+    assert "The rule itself" not in page  # it was not judged on this set
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"name": ""},
+        {"name": "a/b"},
+        {"name": "ok", "mode": "magic"},
+        {"name": "ok", "backbone": "/etc"},
+        {"name": "ok", "labels": "letter"},
+        {"name": "ok", "teacher": "77"},
+    ],
+)
 def test_a_bad_form_comes_back_as_itself(client, sessions, classifier, data):
     answer = client.post(URL, data={"label_set_id": 1, **data}, headers={"HX-Request": "true"})
     assert answer.status_code == 422 and 'id="train"' in answer.text and "<html" not in answer.text

@@ -217,6 +217,7 @@ def test_a_corpus_goes_through_every_step_on_the_command_line(
     assert "F1" in ok(tokensieve(*train))
     scores = json.loads(ok(tokensieve("evaluate", "medicine", "--classifier", "sieve:1", "--json")))
     assert {"validation", "test"} <= scores.keys()
+    assert {"terms", "tfidf", "document-probe", "document"} == scores["baselines"].keys()
 
     fresh = corpus(9, seed=5)
     new, gold = (documents_file(tmp_path / f"{n}.jsonl", fresh, n == "gold") for n in ("new", "gold"))
@@ -228,6 +229,11 @@ def test_a_corpus_goes_through_every_step_on_the_command_line(
     table = ok(tokensieve("score", f"classifier={by_classifier}", gold, "--with", f"rule={by_rule}"))
     for word in ("classifier", "rule", "f1", "precision", "recall", "auroc"):
         assert word in table.lower()
+    ok(tokensieve("baselines", "medicine", new, "-o", tmp_path / "baselines"))
+    table = ok(tokensieve("score", by_classifier, gold, "--with", tmp_path / "baselines" / "terms.jsonl"))
+    assert "\nterms" in table
+    pupil = ("--teacher", CLASSIFIER, "--layers", "1,2", "--concat", "--name", "pupil")
+    assert "beside its baselines" in ok(tokensieve(*train[:2], *train[4:], *pupil))
     numbers = json.loads(ok(tokensieve("score", by_classifier, gold, "--json")))
     assert numbers["classifier"]["documents"] == len(fresh)
 
@@ -238,6 +244,32 @@ def test_a_corpus_goes_through_every_step_on_the_command_line(
         )
         assert info["documents"] == len(fresh)
         check_filtered(rows_of(folder), folder, treatment, fresh)
+
+
+def test_a_backbone_is_pretrained_from_files(tokensieve: Command, tmp_path: Path) -> None:
+    text = documents_file(tmp_path / "text.jsonl", corpus(60))
+    small = [
+        "--layers",
+        "1",
+        "--width",
+        "16",
+        "--heads",
+        "2",
+        "--vocab",
+        "320",
+        "--block",
+        "32",
+        "--batch-tokens",
+        "64",
+        "--tokens",
+        "640",
+    ]
+    info = json.loads(ok(tokensieve("bilm", "pretrain", "--text", text, "-o", tmp_path / "tiny", *small)))
+    assert info["trained_tokens"] == 640 and (tmp_path / "tiny" / "model.safetensors").is_file()
+    said = refusal(tokensieve("bilm", "pretrain", "--text", text, "-o", tmp_path / "x", "--preset", "9B"))
+    assert "--preset 9B" in said and "224M" in said
+    said = refusal(tokensieve("bilm", "pretrain", "--text", tmp_path / "none.jsonl", "-o", tmp_path / "x"))
+    assert "none.jsonl" in said
 
 
 def check_predictions(rows: list[dict[str, Any]], documents: list[Document]) -> None:

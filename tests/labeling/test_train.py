@@ -10,13 +10,14 @@ import torch
 
 from labeling.documents import Document
 from labeling.events import Artifact, Event, Metric, Progress
-from labeling.examples import IGNORED, Labelled, TrainConfig, labelled_windows, validate
-from labeling.finetune import epoch_batches, rate
-from labeling.predict import load_classifier, states
-from labeling.probe import cut, logistic
+from labeling.examples import IGNORED, Labelled, TrainConfig, coarsened, labelled_windows, validate
+from labeling.finetune import class_weights, epoch_batches, rate, token_loss
+from labeling.predict import load_classifier, predict, states
+from labeling.predictions import Prediction
+from labeling.probe import cut, logistic, reading
 from labeling.references import blocks_of
 from labeling.train import train, untrained
-from tests.fakes import corpus, tiny_encoder
+from tests.fakes import corpus, tiny_bilm, tiny_encoder
 
 LABELLED = [Labelled(d, "validation" if i % 4 == 0 else "train") for i, d in enumerate(corpus(60))]
 
@@ -124,7 +125,7 @@ def test_windows_hold_every_token_once_and_leave_out_what_is_ignored(config: Tra
     classifier = untrained(config)
     text = "patient coach " * 60
     document = Document("a", text, spans=[(0, 7)], ignore=[(8, 13)])
-    windows = labelled_windows([document], classifier)
+    windows = labelled_windows([Labelled(document, "train")], classifier, config)
     labels = np.concatenate([w.labels for w in windows])
     assert [len(w) for w in windows][:-1] == [62] * (len(windows) - 1)
     pieces = len(classifier.tokenizer.tokenize("patient")), len(classifier.tokenizer.tokenize("coach"))
@@ -169,7 +170,141 @@ def test_labels_that_cannot_be_learned_from_are_refused_at_once(
         list(train(examples, config, tmp_path / "out", {}))
 
 
-@pytest.mark.parametrize("change", [{"mode": "boost"}, {"epochs": 0}, {"lr": 0.0}, {"smooth": -1}])
+def test_layers_joined_give_the_head_both_states_and_load_again(config: TrainConfig, tmp_path: Path) -> None:
+    both = replace(config, mode="probe", layers=(1, 2), concat=True, l2=1e-6)
+    *_, made = train(LABELLED, both, tmp_path / "joined", {})
+    assert isinstance(made, Artifact) and made.info["layers"] == [1, 2] and made.info["validation"]["f1"] > 0.6
+    loaded = load_classifier(tmp_path / "joined")
+    assert loaded.head.in_features == 2 * 32
+    again = validate(loaded, [e.document for e in LABELLED if e.split == "validation"], (loaded.smooth,))
+    assert again.f1 == pytest.approx(made.info["validation"]["f1"], abs=0.01)
+
+
+def test_a_joined_head_sees_each_layers_own_states(config: TrainConfig) -> None:
+    classifier = untrained(config)
+    inputs = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        hidden = classifier.model.base_model(inputs, output_hidden_states=True).hidden_states
+        joint = reading(replace(classifier), (1, 2))
+        seen: list[torch.Tensor] = []
+        joint.head.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+        joint.model(inputs)
+    torch.testing.assert_close(seen[0], torch.cat([hidden[1], hidden[2]], dim=-1))
+
+
+def test_both_stacks_of_a_bilm_are_cut(tmp_path: Path) -> None:
+    backbone = str(tiny_bilm(tmp_path / "bilm", layers=3))
+    classifier = untrained(TrainConfig(backbone, window=64, overlap=16))
+    cut(classifier.model, 1)
+    assert [len(s) for s in (classifier.model.bilm.forward_lm.blocks, classifier.model.bilm.backward_lm.blocks)] == [
+        1,
+        1,
+    ]
+    assert classifier.model.config.num_hidden_layers == 1
+
+
+def test_soft_labels_are_learned_as_they_are_and_abstained_tokens_left_out(config: TrainConfig) -> None:
+    text = "patient coach nurse rain"
+    starts, ends = np.array([0, 8, 14, 20], np.int32), np.array([7, 13, 19, 24], np.int32)
+    soft = Prediction("a", starts, ends, np.array([0.75, 0.25, np.nan, 0.5], np.float32))
+    example = Labelled(Document("a", text), "train", soft)
+    classifier = untrained(config)
+    pieces = [len(classifier.tokenizer.tokenize(word)) for word in text.split()]
+
+    def labels(config: TrainConfig) -> list[float]:
+        return np.concatenate([w.labels for w in labelled_windows([example], classifier, config)]).tolist()
+
+    assert labels(config) == np.repeat([0.75, 0.25, IGNORED, 0.5], pieces).tolist()
+    assert labels(replace(config, soft=False)) == np.repeat([1, 0, IGNORED, 1], pieces).tolist()
+
+
+def test_the_loss_on_hard_labels_is_cross_entropy_and_on_soft_ones_the_mean_of_both() -> None:
+    logits = torch.tensor([[[0.0, 1.0], [2.0, -1.0], [0.5, 0.5]]])
+    hard = torch.tensor([[1.0, 0.0, float(IGNORED)]])
+    expected = torch.nn.functional.cross_entropy(logits[0, :2], torch.tensor([1, 0]))
+    torch.testing.assert_close(token_loss(logits, hard), expected)
+    one = logits[:, :1]
+    both = token_loss(one, torch.tensor([[1.0]])) * 0.3 + token_loss(one, torch.tensor([[0.0]])) * 0.7
+    torch.testing.assert_close(token_loss(one, torch.tensor([[0.3]])), both)
+
+
+def test_class_weights_make_both_classes_count_alike() -> None:
+    retain, forget = class_weights(np.array([1, 0, 0, 0, IGNORED], np.float32))
+    assert (retain * 3, forget * 1) == (pytest.approx(2), pytest.approx(2))
+
+
+def test_training_stops_when_validation_no_longer_gains(config: TrainConfig, tmp_path: Path) -> None:
+    short = replace(config, epochs=6, validations=3, patience=1, lr=1e-8)
+    events = list(train(LABELLED, short, tmp_path / "out", {}))
+    judged = [e for e in events if isinstance(e, Metric) and e.name == "validation_f1" and e.step is not None]
+    assert len(judged) < 6 * 3
+    assert judged[-1].value <= max(e.value for e in judged[:-1])
+
+
+@pytest.mark.parametrize(
+    ("unit", "share", "spans"),
+    [
+        ("token", 0.25, [(4, 11)]),
+        ("sentence", 0.25, [(0, 22)]),
+        ("sentence", 0.5, []),
+        ("document", 0.1, [(0, 40)]),
+        ("document", 0.5, []),
+        ("family", 0.25, [(0, 40)]),
+    ],
+)
+def test_coarse_labels_spread_over_their_unit(unit: str, share: float, spans: list[tuple[int, int]]) -> None:
+    text = "The patient ate well. The coach went on."
+    example = Labelled(Document("a", text, side="forget", spans=[(4, 11)]), "train")
+    assert coarsened(example, unit, share).document.spans == spans
+
+
+def test_a_family_of_neither_side_teaches_nothing() -> None:
+    document = coarsened(
+        Labelled(Document("a", "Some text", side="mixed", spans=[(0, 4)]), "train"), "family", 0.25
+    ).document
+    assert (document.spans, document.ignore) == ([], [(0, 9)])
+
+
+def test_a_probe_learns_tokens_from_sentence_labels(config: TrainConfig, tmp_path: Path) -> None:
+    coarse = replace(config, mode="probe", labels="sentence", smooth=None, layers=(1,), l2=1e-6)
+    *_, made = train(LABELLED, coarse, tmp_path / "coarse", {})
+    assert isinstance(made, Artifact) and made.info["validation"]["f1"] > 0.6
+
+
+def test_a_pupil_learns_from_its_teacher_alone(
+    config: TrainConfig, finetuned: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    wrong = [Labelled(replace(e.document, spans=[]), e.split) if e.split == "train" else e for e in LABELLED]
+    pupil = replace(config, mode="probe", smooth=None, layers=(1,), l2=1e-6, teacher=str(finetuned[0]))
+    *_, made = train(wrong, pupil, tmp_path / "pupil", {})
+    assert isinstance(made, Artifact) and made.info["validation"]["f1"] > 0.6
+    assert made.info["training"]["teacher"] == "classifier"
+    assert len(list(predict(load_classifier(tmp_path / "pupil"), [LABELLED[0].document]))) == 1
+
+
+def test_noise_turns_over_its_share_of_labels_and_the_same_ones_each_time(config: TrainConfig) -> None:
+    classifier = untrained(config)
+    clean = np.concatenate([w.labels for w in labelled_windows(LABELLED, classifier, config)])
+    noisy = [
+        np.concatenate([w.labels for w in labelled_windows(LABELLED, classifier, replace(config, flip=0.3))])
+        for _ in "ab"
+    ]
+    assert (noisy[0] == noisy[1]).all() and (noisy[0] != clean).mean() == pytest.approx(0.3, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mode": "boost"},
+        {"epochs": 0},
+        {"lr": 0.0},
+        {"smooth": -1},
+        {"labels": "word"},
+        {"flip": 0.7},
+        {"concat": True},
+        {"patience": 0},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         TrainConfig("any", **change)
