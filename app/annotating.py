@@ -25,7 +25,7 @@ class Event(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: int = Field(ge=0, lt=2**31)
-    action: Literal["add", "remove", "right", "wrong", "state", "undo"]
+    action: Literal["add", "remove", "right", "wrong", "state", "undo", "redo"]
     start: int | None = Field(default=None, ge=0, lt=2**31)
     end: int | None = Field(default=None, ge=0, lt=2**31)
     state: State | None = None
@@ -35,7 +35,6 @@ class Event(BaseModel):
 class Row(Protocol):
     """The columns of an annotation row that matter here."""
 
-    action: str
     spans: list[list[int]]
     judged: list[list[int | str]]
     state: str
@@ -81,10 +80,8 @@ def check_range(event: Event, text: str) -> tuple[int, int]:
     return event.start, event.end
 
 
-def apply(event: Event, before: Labels, text: str, history: Iterable[Row] = ()) -> Labels:
-    """The labels after `event`. `history` (oldest first) is only read by undo. Raises ValueError."""
-    if event.action == "undo":
-        return undone(history)
+def apply(event: Event, before: Labels, text: str) -> Labels:
+    """The labels after any event but undo and redo, which `rewound` answers. Raises ValueError."""
     if event.action == "state":
         return _moved(before, event.state)
     start, end = check_range(event, text)
@@ -109,19 +106,22 @@ def _moved(before: Labels, state: str | None) -> Labels:
     return replace(before, state=state)
 
 
-def undone(history: Iterable[Row]) -> Labels:
-    """The labels before the newest event that is not itself undone. Raises ValueError if there is none.
+def rewound(history: Iterable[tuple[int, str]], action: Literal["undo", "redo"]) -> int:
+    """The version whose labels an undo or redo brings back; 0 is the untouched document. Raises ValueError.
 
-    Imported gold is where a document starts from; undo does not go behind it.
+    `history` is every event's version and action, oldest first. Imported gold is where a document
+    starts from: undo does not go behind it. What was undone can be redone until the next other event.
     """
-    stack = [EMPTY]
-    for row in history:
-        if row.action == "undo":
-            stack.pop()
-        elif row.action == "import":
-            stack = [labels_of(row)]
+    standing, undone = [0], list[int]()
+    for version, was in history:
+        if was == "undo":
+            undone.append(standing.pop())
+        elif was == "redo":
+            standing.append(undone.pop())
         else:
-            stack.append(labels_of(row))
-    if len(stack) < 2:
-        raise ValueError("nothing to undo")
-    return stack[-2]
+            standing, undone = [*(standing if was != "import" else []), version], []
+    if action == "redo" and undone:
+        return undone[-1]
+    if action == "undo" and len(standing) > 1:
+        return standing[-2]
+    raise ValueError(f"nothing to {action}")

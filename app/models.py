@@ -142,13 +142,30 @@ class Annotation(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     document_id: Mapped[int] = mapped_column(ForeignKey("document.id"))
     version: Mapped[int]
-    action: Mapped[str] = mapped_column(String(10))  # add | remove | right | wrong | state | undo | import
+    action: Mapped[str] = mapped_column(
+        String(10)
+    )  # add | remove | right | wrong | state | undo | redo | bulk | import
     start: Mapped[int | None]
     end: Mapped[int | None]
     surface_sha256: Mapped[str | None] = mapped_column(String(64))  # of text[start:end]
     spans: Mapped[list[Any]]  # forget spans after this event
     judged: Mapped[list[Any]]  # suggestions judged so far: [[start, end, "right" | "wrong"], …]
     state: Mapped[str] = mapped_column(String(10))  # todo | part | done | clean | skip
+    author: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class BulkVerdict(Base):
+    """One verdict on many suggestions, or the undoing of one. What it did to each document is an annotation there."""
+
+    __tablename__ = "bulk_verdict"
+    __table_args__ = (UniqueConstraint("undoes_id"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), index=True)
+    asked: Mapped[dict[str, Any]]  # `app.bulk.BulkFilter`
+    suggestions: Mapped[int]
+    written: Mapped[list[Any]]  # [[document_id, version], …] of the annotations
+    undoes_id: Mapped[int | None] = mapped_column(ForeignKey("bulk_verdict.id"))
     author: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=now)
 

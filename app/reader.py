@@ -1,21 +1,24 @@
-"""One screenful of a document as the reader page shows it: exact text, cut at tokens.
+"""A document as the reader page shows it: exact text, cut at tokens, a chunk at a time.
 
-A 10 MB document must open in a second, so a page shows a part of it; offsets on the page are
-always those of the whole document, in code points, so that the browser never computes any.
+A 10 MB document must open in a second, so the page holds a few chunks and asks for others as the
+reader moves. A chunk carries what the machines say; what people say is drawn by the page. Offsets
+are always those of the whole document, in code points, so that the browser never computes any.
 """
 
+from bisect import bisect_right
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int32, Int64
 from markupsafe import Markup, escape
 
+from app.comparing import Mask, Pair
 from app.shading import decile
-from app.suggestions import GROWN, SEED, VETOED, Sources, TokenTable, flagged
-from labeling.tokens import Spans, overlapping
+from app.suggestions import GROWN, SEED, VETOED, Sources, TokenTable, flagged, position
 
-TOKENS = 1500  # on one page
+CHARACTERS = 4000  # of a chunk, about
+BUCKETS = 120  # of the outline
 _WEAK = {GROWN: "grown", SEED: "seed", VETOED: "vetoed"}
 
 
@@ -33,26 +36,40 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Window:
-    """The part of a document on the page; `*_at` are code points to open another part at, None if there is none."""
+class Chunk:
+    """A stretch of a document; the others are code points to ask for another one at, None if there is none."""
 
     pieces: list[Piece]
     start: int
     end: int
-    number: int
-    count: int
-    previous_at: int | None
-    next_at: int | None
-    previous_flagged_at: int | None
-    next_flagged_at: int | None
-    tokens: int
-    by_rule: int | None
-    by_classifier: int | None
+    before: int | None
+    after: int | None
+    flagged_before: int | None
+    flagged_after: int | None
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The whole document in figures. Shares are of the tokens of whoever flags; None if nobody looked."""
+
+    by_rule: float | None
+    by_classifier: float | None
+    buckets: list[float]  # stretches of equal length: flagged tokens there, as a share of the fullest one's
 
 
 def exact(text: str) -> Markup:
     """Escaped so that the browser's text is the text: HTML turns a raw carriage return into a line feed."""
     return Markup(str(escape(text)).replace("\r", "&#13;"))
+
+
+def cuts(text: str) -> list[int]:
+    """Where chunks begin, and the end of the text: after a line, else after a blank, else anywhere."""
+    out = [0]
+    while len(text) - out[-1] > CHARACTERS * 5 // 4:
+        half, limit = out[-1] + CHARACTERS // 2, out[-1] + CHARACTERS
+        at = text.rfind("\n", half, limit) + 1 or text.rfind(" ", half, limit) + 1 or limit
+        out.append(at)
+    return [*out, len(text)]
 
 
 def suggested(table: TokenTable, threshold: float) -> Bool[np.ndarray, " tok"]:
@@ -65,56 +82,91 @@ def suggested(table: TokenTable, threshold: float) -> Bool[np.ndarray, " tok"]:
     return out
 
 
-def window(sources: Sources, key: str, text: str, gold: Spans, at: int = 0) -> Window:
-    """The part of the document around code point `at`."""
-    table = sources.tokens_of(key, text)
-    flags = suggested(table, sources.threshold)
-    total = len(table.starts)
-    number = max(0, int(np.searchsorted(table.starts, at, side="right")) - 1) // TOKENS
-    first, last = number * TOKENS, min((number + 1) * TOKENS, total)
-    start = int(table.starts[first]) if number else 0
-    end = int(table.starts[last]) if last < total else len(text)
-    positions = np.flatnonzero(flags)
-    before, after = positions[positions < first], positions[positions >= last]
+def runs(
+    flags: Bool[np.ndarray, " tok"], starts: Int32[np.ndarray, " tok"], edges: list[int]
+) -> Int64[np.ndarray, " tok"]:
+    """The suggestion each flagged token belongs to, from 1; 0 elsewhere. A suggestion ends with its chunk."""
+    part = np.searchsorted(edges, starts, side="right")
+    fresh = np.concatenate(([True], ~flags[:-1] | (np.diff(part) > 0)))[: len(flags)]
+    return np.where(flags, np.cumsum(flags & fresh), 0)
 
-    def code_point(token: int) -> int:
-        return int(table.starts[token])
 
-    return Window(
-        pieces=_pieces(table, flags, text, gold, first, last, start, end),
-        start=start, end=end, number=number + 1, count=max(1, -(-total // TOKENS)),
-        previous_at=code_point(first - TOKENS) if number else None,
-        next_at=code_point(last) if last < total else None,
-        previous_flagged_at=code_point(int(before[-1])) if len(before) else None,
-        next_flagged_at=code_point(int(after[0])) if len(after) else None,
-        tokens=total,
-        by_rule=int(flagged(table.weak).sum()) if table.weak is not None else None,
-        by_classifier=int((table.p >= sources.threshold).sum()) if table.p is not None else None,
+def chunk(sources: Sources, key: str, text: str, at: int = 0, pair: Pair | None = None) -> Chunk:
+    """The chunk that holds code point `at`. While a pair is compared, its disagreements are what is suggested."""
+    edges = cuts(text)
+    number = min(bisect_right(edges, max(0, at)), len(edges) - 1) - 1
+    start, end = (_uncut(sources, key, edge) for edge in edges[number : number + 2])
+    table = sources.tokens_of(key, text, start, end)
+    sides = pair.masks(table) if pair else None
+    flags = sides[0] ^ sides[1] if sides else suggested(table, sources.threshold)
+    here = pair.disagreements(sources.tokens_of(key, text)) if pair else flagged_at(sources, key)
+    before, after = here[here < start], here[here >= end]
+    return Chunk(
+        pieces=_pieces(table, runs(flags, table.starts, []), sides, text, start, end),
+        start=start, end=end,
+        before=edges[number - 1] if number else None,
+        after=end if number + 2 < len(edges) else None,
+        flagged_before=int(before[-1]) if len(before) else None,
+        flagged_after=int(after[0]) if len(after) else None,
     )  # fmt: skip
 
 
+def _uncut(sources: Sources, key: str, edge: int) -> int:
+    """The edge, or the end of the store's token that it would cut."""
+    part = sources.part_of(key, 0, edge)
+    if part is None or sources.store is None or part.start == part.stop:
+        return edge
+    return max(edge, int(sources.store.ends[max(part.start, part.stop - 8) : part.stop].max()))
+
+
+def flagged_at(sources: Sources, key: str) -> Int64[np.ndarray, " tok"]:
+    """Where in the document the rule or the classifier flags a token, ascending."""
+    found = [np.zeros(0, np.int64)]
+    at = position(sources, key)
+    if sources.store is not None and sources.flags is not None and at is not None:
+        part = sources.store.document(at)
+        found.append(sources.store.starts[part][flagged(sources.flags[part])])
+    if sources.predictions is not None and (scored := sources.predictions.document(key)) is not None:
+        found.append(scored[0][scored[2] >= sources.threshold])
+    return np.unique(np.concatenate(found)).astype(np.int64)
+
+
+def outline(sources: Sources, key: str, characters: int) -> Outline:
+    """The document's figures, and where its suggestions lie."""
+    by_rule = by_classifier = None
+    at = position(sources, key)
+    if sources.store is not None and sources.flags is not None and at is not None:
+        by_rule = _share(flagged(sources.flags[sources.store.document(at)]))
+    if sources.predictions is not None and (scored := sources.predictions.document(key)) is not None:
+        by_classifier = _share(scored[2] >= sources.threshold)
+    counts, _ = np.histogram(flagged_at(sources, key), BUCKETS, (0, max(1, characters)))
+    return Outline(by_rule, by_classifier, [float(n) for n in counts / max(1, counts.max())])
+
+
+def _share(mask: Bool[np.ndarray, " tok"]) -> float:
+    return float(mask.mean()) if len(mask) else 0.0
+
+
 def _pieces(
-    table: TokenTable, flags: Bool[np.ndarray, " tok"], text: str, gold: Spans,
-    first: int, last: int, start: int, end: int,
+    table: TokenTable, numbers: Int64[np.ndarray, " tok"], sides: tuple[Mask, Mask] | None,
+    text: str, start: int, end: int,
 ) -> list[Piece]:  # fmt: skip
-    """Tokens first … last of the document and the text between; a gap bears the marks both its sides bear."""
-    starts, ends, here = table.starts[first:last], table.ends[first:last], flags[first:last]
-    runs: Int64[np.ndarray, " tok"] = np.cumsum(here & ~np.concatenate(([False], here))[:-1])
-    in_gold = overlapping(starts, ends, gold)
+    """The chunk's tokens and the text between; a gap bears the marks both its sides bear."""
     out: list[Piece] = []
     at, previous, p_before = start, frozenset[str](), -1.0
-    for i in range(last - first):
-        s, e, p = int(starts[i]), int(ends[i]), -1.0
-        marks = {"gold"} if in_gold[i] else set()
-        if table.weak is not None and (name := _WEAK.get(int(table.weak[first + i]))):
-            marks.add(name)
-        if table.p is not None and not np.isnan(table.p[first + i]):
-            p = float(table.p[first + i])
-        run = int(runs[i]) if flags[first + i] else None
+    for i, (s, e) in enumerate(zip(table.starts.tolist(), table.ends.tolist(), strict=True)):
+        p, marks = -1.0, frozenset[str]()
+        if table.weak is not None and (name := _WEAK.get(int(table.weak[i]))):
+            marks = frozenset({name})
+        if sides:
+            marks |= {name for name, mask in zip(("in-a", "in-b"), sides, strict=True) if mask[i]}
+        if table.p is not None and not np.isnan(table.p[i]):
+            p = float(table.p[i])
         if s > at:
             out.append(Piece(at, s, exact(text[at:s]), _classes(marks & previous, min(p, p_before)), False, None, ""))
+        run = int(numbers[i]) or None
         out.append(Piece(s, e, exact(text[s:e]), _classes(marks, p), True, run, f"{p:.3f}" if p >= 0 else ""))
-        at, previous, p_before = e, frozenset(marks), p
+        at, previous, p_before = e, marks, p
     if at < end:
         out.append(Piece(at, end, exact(text[at:end]), "", False, None, ""))
     return out

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, undefer
 
-from app.annotating import EMPTY, GOLD_STATES, Event, Labels, apply, labels_of, surface_sha256
+from app.annotating import EMPTY, GOLD_STATES, Event, Labels, apply, labels_of, rewound, surface_sha256
 from app.models import Annotation, Artifact, Classifier, Document, Family, Job, LabelSet
 from labeling.tokens import merge
 
@@ -54,27 +54,45 @@ def newest_annotation(session: Session, document_id: int) -> Annotation | None:
     return session.scalar(select(Annotation).where(where).order_by(Annotation.version.desc()).limit(1))
 
 
-def history_of(session: Session, document_id: int) -> list[Annotation]:
-    where = Annotation.document_id == document_id
-    return list(session.scalars(select(Annotation).where(where).order_by(Annotation.version)))
+def labels_at(session: Session, document_id: int, version: int) -> Labels:
+    where = (Annotation.document_id == document_id, Annotation.version == version)
+    return labels_of(session.scalars(select(Annotation).where(*where)).one()) if version else EMPTY
+
+
+def _after(session: Session, document: Document, event: Event, head: Annotation | None) -> Labels:
+    """The labels after `event`. Undo and redo read what every event was, not the spans each one carries."""
+    if event.action not in ("undo", "redo"):
+        return apply(event, labels_now(head), document.text)
+    query = select(Annotation.version, Annotation.action).where(Annotation.document_id == document.id)
+    history = session.execute(query.order_by(Annotation.version)).tuples()
+    return labels_at(session, document.id, rewound(history, event.action))
 
 
 def annotate(session: Session, document: Document, event: Event, author: str) -> Annotation:
     """Write the event as the next version. Raises StaleVersion, or ValueError if it makes no sense.
 
-    The unique constraint on (document, version) decides between two writers, not the check before it.
+    The unique constraint on (document, version) decides between two writers, not this check.
     """
     head = newest_annotation(session, document.id)
     if event.version != (head.version if head else 0):
         raise StaleVersion(head)
-    history = history_of(session, document.id) if event.action == "undo" else []
-    after = apply(event, labels_of(head) if head else EMPTY, document.text, history)
+    after = _after(session, document, event, head)
     ranged = event.action in ("add", "remove", "right", "wrong")
-    start, end = (event.start, event.end) if ranged else (None, None)
+    span = (event.start, event.end) if ranged and event.start is not None and event.end is not None else None
+    return write(session, document, event.version, event.action, after, author, span)
+
+
+def write(
+    session: Session, document: Document, version: int, action: str, labels: Labels, author: str,
+    span: tuple[int, int] | None = None,
+) -> Annotation:  # fmt: skip
+    """The event that follows `version`. Raises StaleVersion if another one does already."""
+    start, end = span or (None, None)
     row = Annotation(
-        document_id=document.id, version=event.version + 1, action=event.action, start=start, end=end,
-        surface_sha256=surface_sha256(document.text, start, end) if start is not None and end is not None else None,
-        spans=[list(s) for s in after.spans], judged=[list(j) for j in after.judged], state=after.state, author=author,
+        document_id=document.id, version=version + 1, action=action, start=start, end=end,
+        surface_sha256=surface_sha256(document.text, *span) if span else None,
+        spans=[list(s) for s in labels.spans], judged=[list(j) for j in labels.judged], state=labels.state,
+        author=author,
     )  # fmt: skip
     document_id = document.id
     try:
@@ -132,6 +150,17 @@ def neighbour(session: Session, project_id: int, filters: Filters, document_id: 
     else:
         query = query.where(Document.id < document_id).order_by(Document.id.desc())
     return session.scalar(query.limit(1))
+
+
+def open_documents(
+    session: Session, project_id: int, family: str, split: str, document_id: int | None, first: int, limit: int
+) -> Iterator[tuple[Document, Annotation | None]]:
+    """Unfinished documents with their texts, from document id `first` on."""
+    query = _reviewable(project_id, Filters(family=family, split=split, state="open")).where(Document.id >= first)
+    if document_id is not None:
+        query = query.where(Document.id == document_id)
+    query = query.options(undefer(Document.text)).order_by(Document.id).limit(limit)
+    yield from session.execute(query.execution_options(yield_per=50)).tuples()
 
 
 def states_by_key(session: Session, project_id: int) -> dict[str, str]:

@@ -5,6 +5,7 @@ the reader page shows them on the same tokens. Documents the store does not hold
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,7 +24,9 @@ from labeling.store import Store
 
 T = TypeVar("T")
 GROWN, SEED, VETOED = 1, 2, 3
-_WORD = re.compile(r"\w{1,80}|[^\w\s]")
+# Combining marks and (non-)joiners belong to the word they stand in; `\w` alone would cut at each.
+_MARKS = "".join(c for c in map(chr, range(0x300, 0x10000)) if unicodedata.category(c)[0] == "M") + "\u200c\u200d"
+_WORD = re.compile(rf"\w[\w{_MARKS}]{{0,79}}|[^\w\s]")
 
 
 class TokenTable(NamedTuple):
@@ -69,17 +72,27 @@ class Sources:
     def threshold(self) -> float:
         return self.classifier.threshold if self.classifier else 0.5
 
-    def tokens_of(self, key: str, text: str) -> TokenTable:
-        """The document's tokens in order, none empty, none overlapping."""
-        at = position(self, key)
+    def tokens_of(self, key: str, text: str, begin: int = 0, stop: int | None = None) -> TokenTable:
+        """The document's tokens that start in [begin, stop), in order: none empty, none overlapping, none
+        beginning inside a grapheme."""
+        stop = len(text) if stop is None else stop
         weak = None
-        if self.store is not None and at is not None:
-            part = self.store.document(at)
+        if (part := self.part_of(key, begin, stop)) is not None and self.store is not None:
             starts, ends = self.store.starts[part], self.store.ends[part]
             weak = np.asarray(self.flags[part]) if self.flags is not None else None
         else:
-            starts, ends = _words(text)
-        return disjoint(TokenTable(starts, ends, weak, self.p_on(key, starts, ends)))
+            starts, ends = _words(text, begin, stop)
+        table = TokenTable(starts, ends, weak, self.p_on(key, starts, ends))
+        return disjoint(table, inside_grapheme(text, starts, begin, stop))
+
+    def part_of(self, key: str, begin: int, stop: int) -> slice | None:
+        """The store's numbers of the tokens that start in [begin, stop) of the document; None if it has none of it."""
+        at = position(self, key)
+        if self.store is None or at is None:
+            return None
+        part = self.store.document(at)
+        first, last = part.start + np.searchsorted(self.store.starts[part], (begin, stop))
+        return slice(int(first), int(last))
 
     def token_at(self, key: str, start: int) -> int | None:
         """The store's number of the token that begins at this code point of the document."""
@@ -95,28 +108,60 @@ class Sources:
     ) -> Float32[np.ndarray, " tok"] | None:
         """The classifier's p on these tokens of the document; None if it did not score the document."""
         found = self.predictions.document(key) if self.predictions is not None else None
-        return Prediction(key, *found).carried(starts, ends) if found else None
+        if found is None:
+            return None
+        if not len(starts):
+            return np.zeros(0, np.float32)
+        # One more on each side: what lies between two tokens depends on both.
+        first = max(0, int(np.searchsorted(found[0], starts[0], side="right")) - 1)
+        last = int(np.searchsorted(found[0], ends[-1])) + 1
+        return Prediction(key, *(column[first:last] for column in found)).carried(starts, ends)
 
 
 def flagged(weak: UInt8[np.ndarray, " tok"]) -> Bool[np.ndarray, " tok"]:
     return (weak == GROWN) | (weak == SEED)
 
 
-def _words(text: str) -> tuple[Int32[np.ndarray, " tok"], Int32[np.ndarray, " tok"]]:
-    edges = np.array([m.span() for m in _WORD.finditer(text)], dtype=np.int32).reshape(-1, 2)
+def _words(text: str, begin: int, stop: int) -> tuple[Int32[np.ndarray, " tok"], Int32[np.ndarray, " tok"]]:
+    edges = np.array([m.span() for m in _WORD.finditer(text, begin, stop)], dtype=np.int32).reshape(-1, 2)
     return edges[:, 0], edges[:, 1]
 
 
-def disjoint(table: TokenTable) -> TokenTable:
+def inside_grapheme(text: str, starts: Int32[np.ndarray, " tok"], begin: int, stop: int) -> Bool[np.ndarray, " tok"]:
+    """Which tokens begin where no reader sees a border: at a combining mark, around a joiner of emoji,
+    between the two letters of a flag."""
+    codes = np.frombuffer(text[begin:stop].encode("utf-32-le"), np.uint32)
+    here, before = codes[starts - begin], codes[np.maximum(starts - begin - 1, 0)]
+    foreign = np.unique(here[here >= 0x300])
+    extenders = [code for code in foreign if _extends(chr(code))]
+    flag = (here >= 0x1F1E6) & (here <= 0x1F1FF) & (before >= 0x1F1E6) & (before <= 0x1F1FF)
+    return np.isin(here, extenders) | (before == 0x200D) | flag
+
+
+def _extends(character: str) -> bool:
+    """Combining marks and variation selectors, (non-)joiners, skin tones, the letters of regional flags."""
+    return (
+        unicodedata.category(character)[0] == "M"
+        or character in "\u200c\u200d"
+        or "\U0001f3fb" <= character <= "\U0001f3ff"
+        or "\U000e0020" <= character <= "\U000e007f"
+    )
+
+
+def disjoint(table: TokenTable, inside: Bool[np.ndarray, " tok"] | None = None) -> TokenTable:
     """Empty tokens dropped and overlapping ones made one: byte-level tokenizers cut an emoji into
-    several tokens that all have its offsets, and a page can only show a character once."""
+    several tokens that all have its offsets, and a page can only show a character once. A token that
+    is `inside` a grapheme joins the one it touches."""
     starts, ends, weak, p = table
     full = ends > starts
     starts, ends = starts[full], ends[full]
     if not len(starts):
         return TokenTable(starts, ends, weak if weak is None else weak[full], p if p is None else p[full])
     reach = np.maximum.accumulate(ends)
-    first = np.flatnonzero(np.concatenate(([True], starts[1:] >= reach[:-1])))
+    border = starts[1:] >= reach[:-1]
+    if inside is not None:
+        border &= ~inside[full][1:] | (starts[1:] > reach[:-1])
+    first = np.flatnonzero(np.concatenate(([True], border)))
     return TokenTable(
         starts[first],
         np.maximum.reduceat(ends, first),

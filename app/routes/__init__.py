@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from app.routes import (
     auth,
+    bulk,
     classifiers,
     corpus,
     dashboard,
@@ -17,7 +18,7 @@ from app.routes import (
     rule,
 )
 
-AREAS = (auth, jobs, projects, corpus, latents, dashboard, explanations, functions, rule, review, classifiers, exports)
+AREAS = (auth, jobs, projects, corpus, latents, dashboard, explanations, functions, rule, bulk, review, classifiers, exports)
 
 
 def routers() -> list[APIRouter]:

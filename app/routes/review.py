@@ -13,10 +13,11 @@ from app import queries
 from app import review_queries as review
 from app.access import ProjectDep, SettingsDep
 from app.annotating import Event
+from app.comparing import Pair, opinions, spans_by
 from app.db import SessionDep, reading
 from app.models import Annotation, Document
 from app.pages import render
-from app.reader import window
+from app.reader import chunk, outline
 from app.review_queries import Filters, StaleVersion
 from app.review_queue import ORDERS, choices, neighbour_id, queue_page
 from app.security import CurrentUser
@@ -47,15 +48,38 @@ def get_document(project: ProjectDep, session: SessionDep, document_id: int) -> 
     return document
 
 
+DocumentDep = Annotated[Document, Depends(get_document, scope="function")]
+
+
+def get_pair(
+    project: ProjectDep, session: SessionDep, settings: SettingsDep, document: DocumentDep,
+    a: Annotated[str, Query(max_length=40)] = "", b: Annotated[str, Query(max_length=40)] = "",
+) -> Pair | None:  # fmt: skip
+    """What is compared on the page, if anything is."""
+    if not a or not b:
+        return None
+    gold = review.labels_now(review.newest_annotation(session, document.id)).spans
+    try:
+        sides = [spans_by(session, settings, project.id, name, document.key, gold) for name in (a, b)]
+    except (ValueError, OSError) as damaged:
+        raise HTTPException(409, str(damaged)) from None
+    if sides[0] is None or sides[1] is None:
+        raise HTTPException(404, f"This project has no {a if sides[0] is None else b} to compare.")
+    return Pair(a, sides[0], b, sides[1])
+
+
 FiltersDep = Annotated[Filters, Depends(get_filters)]
 SourcesDep = Annotated[Sources, Depends(get_sources, scope="function")]
-DocumentDep = Annotated[Document, Depends(get_document, scope="function")]
+PairDep = Annotated[Pair | None, Depends(get_pair, scope="function")]
+
+
+def chosen(filters: Filters) -> dict[str, str]:
+    return {name: value for name, value in vars(filters).items() if value and value != "all"}
 
 
 def query_of(filters: Filters) -> str:
     """The filters as the address bar carries them, `?` included; empty if there are none."""
-    chosen = {name: value for name, value in vars(filters).items() if value and value != "all"}
-    return f"?{urlencode(chosen)}" if chosen else ""
+    return f"?{urlencode(found)}" if (found := chosen(filters)) else ""
 
 
 @router.get("/review")
@@ -85,17 +109,34 @@ def state_json(row: Annotation | None) -> dict[str, Any]:
 @router.get("/documents/{document_id}")
 def show(
     request: Request, project: ProjectDep, session: SessionDep, document: DocumentDep, sources: SourcesDep,
-    filters: FiltersDep, at: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    filters: FiltersDep, pair: PairDep, at: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> Response:  # fmt: skip
     row = review.newest_annotation(session, document.id)
-    labels = review.labels_now(row)
     return render(
         request, "review/show.html",
-        project=project, document=document, sources=sources, filters=filters, query=query_of(filters),
-        annotation=row, state=state_json(row), part=window(sources, document.key, document.text, labels.spans, at),
+        project=project, document=document, sources=sources, filters=chosen(filters), query=query_of(filters),
+        annotation=row, state=state_json(row), chunk=chunk(sources, document.key, document.text, at, pair),
+        pair=pair, opinions=opinions(session, project.id),
+        agreement=pair.agreement(sources.tokens_of(document.key, document.text)) if pair else None,
+        outline=outline(sources, document.key, document.characters),
         previous_id=neighbour_id(session, project, sources, filters, document, -1),
         next_id=neighbour_id(session, project, sources, filters, document, 1),
     )  # fmt: skip
+
+
+@router.get("/documents/{document_id}/text")
+def text(
+    request: Request, document: DocumentDep, sources: SourcesDep, pair: PairDep,
+    at: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+) -> Response:  # fmt: skip
+    """The chunk of text around code point `at`."""
+    return render(request, "review/_chunk.html", chunk=chunk(sources, document.key, document.text, at, pair))
+
+
+@router.get("/documents/{document_id}/annotations")
+def annotations(session: SessionDep, document: DocumentDep) -> Response:
+    """What counts now: a tab that was left for a while asks before it is used again."""
+    return JSONResponse(state_json(review.newest_annotation(session, document.id)))
 
 
 @router.post("/documents/{document_id}/annotations")

@@ -1,19 +1,23 @@
 """The queue, the reader page, annotation events, gold."""
 
+import html
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from app.annotating import EMPTY, Event, Labels, apply, subtract, surface_sha256
+from app import reader
+from app.annotating import EMPTY, Event, Labels, apply, rewound, subtract, surface_sha256
 from app.models import Annotation, Document
-from app.reader import exact
-from app.suggestions import TokenTable, disjoint
+from app.reader import cuts, exact, runs
+from app.suggestions import TokenTable, _words, disjoint, inside_grapheme
 from tests.app.reviewed import documents_of, seed
 
 TEXT = "Give warfarin 5 mg daily."
@@ -61,21 +65,26 @@ def test_a_surface_that_is_not_the_text_there_is_refused():
         apply(event("add", 5, 13, surface="Warfarin"), EMPTY, TEXT)
 
 
-def row(action: str, spans: list[list[int]]) -> SimpleNamespace:
-    return SimpleNamespace(action=action, spans=spans, judged=[], state="part")
+def test_undo_and_redo_walk_back_and_forth_over_versions():
+    history = [(1, "add"), (2, "add")]
+    assert rewound(history, "undo") == 1
+    assert rewound([*history, (3, "undo")], "undo") == 0
+    assert rewound([*history, (3, "undo")], "redo") == 2
+    assert rewound([*history, (3, "undo"), (4, "undo"), (5, "redo")], "redo") == 2
+    assert rewound([*history, (3, "undo"), (4, "redo")], "undo") == 1
 
 
-def test_undo_twice_goes_back_two_events():
-    history = [row("add", [[0, 4]]), row("add", [[0, 4], [5, 13]]), row("undo", [[0, 4]])]
-    assert apply(event("undo"), EMPTY, TEXT, history[:2]).spans == [(0, 4)]
-    assert apply(event("undo"), EMPTY, TEXT, history) == EMPTY
+def test_a_new_event_ends_what_can_be_redone():
+    with pytest.raises(ValueError, match="nothing to redo"):
+        rewound([(1, "add"), (2, "undo"), (3, "wrong")], "redo")
 
 
 def test_undo_does_not_go_behind_imported_gold():
     with pytest.raises(ValueError, match="nothing to undo"):
-        apply(event("undo"), EMPTY, TEXT, [row("import", [[0, 4]])])
+        rewound([(1, "add"), (2, "import")], "undo")
 
 
+@settings_(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1), st.data())
 def test_spans_never_leave_the_text_and_never_overlap(text: str, data: st.DataObject):
     labels = EMPTY
@@ -101,6 +110,35 @@ def test_the_bytes_of_one_emoji_become_one_token():
     merged = disjoint(table)
     assert (merged.starts.tolist(), merged.ends.tolist(), merged.weak.tolist()) == ([0, 2], [1, 3], [0, 2])
     assert merged.p.tolist() == pytest.approx([0, 0.9])
+
+
+@pytest.mark.parametrize(
+    "grapheme",
+    ["👩🏽‍⚕️", "e\u0301", "🇫🇷", "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "ক্ষ", "❤\ufe0f"],
+)
+def test_no_token_begins_inside_a_grapheme(grapheme: str):
+    text = f"x {grapheme} {grapheme}y"
+    starts, ends = _words(text, 0, len(text))
+    merged = disjoint(TokenTable(starts, ends, None, None), inside_grapheme(text, starts, 0, len(text)))
+    second = 3 + len(grapheme)
+    assert merged.starts.tolist()[:3] == [0, 2, second]
+
+
+@settings_(deadline=None)
+@given(st.text(alphabet=st.sampled_from("ab \n\r🩺é\u0301"), max_size=400))
+def test_chunks_are_the_text(text: str):
+    original, reader.CHARACTERS = reader.CHARACTERS, 20
+    try:
+        edges = cuts(text)
+    finally:
+        reader.CHARACTERS = original
+    assert edges[0] == 0 and edges[-1] == len(text) and edges == sorted(edges)
+    assert all(b - a <= 25 for a, b in pairwise(edges))
+
+
+def test_a_suggestion_is_a_run_of_flags_and_ends_with_its_chunk():
+    flags = np.array([1, 1, 0, 1, 1, 1], bool)
+    assert runs(flags, np.arange(6, dtype=np.int32), [0, 4, 6]).tolist() == [1, 1, 0, 2, 3, 3]
 
 
 # Routes
@@ -214,11 +252,10 @@ def test_the_reader_works_before_any_harvest(client, first):
 
 def test_the_reader_shows_all_layers(client, settings, sessions, project, first):
     seed(settings, sessions, project)
-    post(client, first, 0, "add", start=8, end=11)
     page = client.get(f"/projects/medicine/documents/{first.id}").text
-    assert '<span class="tk gold t0" data-s="4" data-e="11" data-p="0.050">patient</span>' in page
+    assert '<span class="tk t0" data-s="4" data-e="11" data-p="0.050">patient</span>' in page
     assert 'class="tk grown t7" data-s="12" data-e="15" data-r="1" data-p="0.750">was</span>' in page
-    assert 'class="tk seed t9"' in page and 'class="gap t7"> </span>' in page
+    assert 'class="tk seed t9"' in page and 'class="t7"> </span>' in page
     why = client.get(f"/projects/medicine/documents/{first.id}/why?start=12").text
     assert "/projects/medicine/latents/5" in why
 
@@ -252,12 +289,44 @@ def test_bad_filters_are_422(client, project, query):
     assert client.get(f"/projects/medicine/review?{query}").status_code == 422
 
 
-def test_a_long_document_comes_in_parts(client, sessions, first):
+def test_a_stale_page_can_ask_what_counts_now(client, first):
+    url = f"/projects/medicine/documents/{first.id}/annotations"
+    assert client.get(url).json()["version"] == 0
+    saved = post(client, first, 0, "add", start=0, end=3)
+    assert client.get(url).json() == saved.json()
+
+
+def test_undo_then_redo_brings_the_spans_back(client, first):
+    post(client, first, 0, "add", start=0, end=3)
+    assert post(client, first, 1, "undo").json()["spans"] == []
+    assert post(client, first, 2, "redo").json()["spans"] == [[0, 3]]
+    assert post(client, first, 3, "redo").status_code == 422
+
+
+def test_a_long_document_comes_in_chunks_that_make_up_its_text(client, sessions, first):
     with sessions.begin() as session:
         document = session.get_one(Document, first.id)
-        document.text = "word 🩺 " * 200_000
+        document.text = "word 🩺 " * 2_000 + "x" * 9_000 + "\r\n end"
         document.characters = len(document.text)
-    page = client.get(f"/projects/medicine/documents/{first.id}?at=1399990")
-    assert len(page.content) < 1_000_000 and 'data-e="1399999"' in page.text
-    saved = post(client, first, 0, "add", start=1_399_993, end=1_399_997, surface="word")
+        text = document.text
+    url, at, chunks = f"/projects/medicine/documents/{first.id}/text", "0", []
+    while at is not None:
+        chunks.append(client.get(f"{url}?at={at}").text)
+        found = re.search(r'data-after="(\d+)"', chunks[-1])
+        at = found and found[1]
+    assert len(chunks) > 5
+    shown = "".join(html.unescape(re.sub(r"<[^>]*>", "", part)) for part in chunks)
+    assert shown == text
+    page = client.get(f"/projects/medicine/documents/{first.id}?at=8000").text
+    assert client.get(f"{url}?at=8000").text in page
+
+
+def test_ten_megabytes_open_with_less_than_one_of_html(client, sessions, first):
+    with sessions.begin() as session:
+        document = session.get_one(Document, first.id)
+        document.text = "word 🩺 " * 1_430_000
+        document.characters = len(document.text)
+    page = client.get(f"/projects/medicine/documents/{first.id}?at={7 * 1_430_000 - 10}")
+    assert len(page.content) < 1_000_000 and 'data-e="10009999"' in page.text
+    saved = post(client, first, 0, "add", start=10_009_993, end=10_009_997, surface="word")
     assert saved.status_code == 200

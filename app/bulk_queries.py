@@ -1,0 +1,73 @@
+"""SQL of bulk verdicts: give one, list them, take one back whole."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased
+
+from app import review_queries as review
+from app.annotating import Event, Labels
+from app.bulk import LOOK_AT, BulkFilter, Haul, judged
+from app.models import BulkVerdict, Document
+
+
+def candidates(session: Session, project_id: int, asked: BulkFilter) -> Iterator[tuple[Document, Labels, int]]:
+    """The unfinished documents a bulk verdict looks at, with their labels and version."""
+    rows = review.open_documents(session, project_id, asked.family, asked.split, asked.document, asked.first, LOOK_AT)
+    for document, row in rows:
+        yield document, review.labels_now(row), row.version if row else 0
+
+
+def give(session: Session, project_id: int, asked: BulkFilter, haul: Haul, author: str) -> BulkVerdict:
+    """One event per document, all or none. Raises StaleVersion if somebody wrote to one of them meanwhile."""
+    written = []
+    for one in haul.found:
+        after = judged(one.labels, one.suggestions, asked.verdict)
+        row = review.write(session, one.document, one.version, "bulk", after, author)
+        written.append([one.document.id, row.version])
+    bulk = BulkVerdict(
+        project_id=project_id, asked=asked.model_dump(exclude_defaults=True) | {"verdict": asked.verdict},
+        suggestions=haul.suggestions, written=written, author=author,
+    )  # fmt: skip
+    session.add(bulk)
+    session.flush()
+    return bulk
+
+
+def take_back(session: Session, bulk: BulkVerdict, author: str) -> BulkVerdict:
+    """Undo it in every document that nobody changed since; the others keep what they have now."""
+    written = []
+    for document_id, version in bulk.written:
+        document = review.open_document(session, bulk.project_id, document_id)
+        newest = review.newest_annotation(session, document_id)
+        if document is not None and newest is not None and newest.version == version:
+            row = review.annotate(session, document, Event(version=version, action="undo"), author)
+            written.append([document_id, row.version])
+    undone = BulkVerdict(
+        project_id=bulk.project_id, asked=bulk.asked, suggestions=bulk.suggestions, written=written,
+        undoes_id=bulk.id, author=author,
+    )  # fmt: skip
+    session.add(undone)
+    session.flush()
+    return undone
+
+
+def bulk_of(session: Session, project_id: int, bulk_id: int) -> BulkVerdict | None:
+    """A bulk verdict that is not itself an undoing."""
+    where = (BulkVerdict.project_id == project_id, BulkVerdict.id == bulk_id, BulkVerdict.undoes_id.is_(None))
+    return session.scalar(select(BulkVerdict).where(*where))
+
+
+def is_undone(session: Session, bulk_id: int) -> bool:
+    return session.scalar(select(BulkVerdict.id).where(BulkVerdict.undoes_id == bulk_id)) is not None
+
+
+def bulks_of(session: Session, project_id: int, limit: int = 20) -> list[tuple[BulkVerdict, BulkVerdict | None]]:
+    """The newest bulk verdicts, each with its undoing."""
+    undoing = aliased(BulkVerdict)
+    query = (
+        select(BulkVerdict, undoing).outerjoin(undoing, undoing.undoes_id == BulkVerdict.id)
+        .where(BulkVerdict.project_id == project_id, BulkVerdict.undoes_id.is_(None))
+        .order_by(BulkVerdict.id.desc()).limit(limit)
+    )  # fmt: skip
+    return [(bulk, undone) for bulk, undone in session.execute(query)]
