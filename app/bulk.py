@@ -178,8 +178,8 @@ def find(
     """What the filter picks, by document. Raises ValueError for a function that cannot be asked."""
     fires = firing(sources, rule, asked.function)
     found, looked, last = [], 0, 0
-    for looked, (document, labels, version) in enumerate(documents, start=1):
-        last = document.id
+    for document, labels, version in documents:
+        looked, last = looked + 1, document.id
         if suggestions := picked(asked, sources, document, labels, fires):
             found.append(Found(document, labels, version, suggestions))
     return Haul(found, last + 1 if looked == LOOK_AT else None)

@@ -5,6 +5,7 @@ reader moves. A chunk carries what the machines say; what people say is drawn by
 are always those of the whole document, in code points, so that the browser never computes any.
 """
 
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -164,12 +165,18 @@ def _pieces(
             p = float(table.p[i])
         if s > at:
             out.append(Piece(at, s, exact(text[at:s]), _classes(marks & previous, min(p, p_before)), False, None, ""))
+        classes = " ".join([_classes(marks, p), *(["unseen"] if _unseen(text[s:e]) else [])]).strip()
         run = int(numbers[i]) or None
-        out.append(Piece(s, e, exact(text[s:e]), _classes(marks, p), True, run, f"{p:.3f}" if p >= 0 else ""))
+        out.append(Piece(s, e, exact(text[s:e]), classes, True, run, f"{p:.3f}" if p >= 0 else ""))
         at, previous, p_before = e, marks, p
     if at < end:
         out.append(Piece(at, end, exact(text[at:end]), "", False, None, ""))
     return out
+
+
+def _unseen(surface: str) -> bool:
+    """Nothing but zero-width and other format characters: the page must show where the token is."""
+    return all(unicodedata.category(character) == "Cf" for character in surface)
 
 
 def _classes(marks: AbstractSet[str], p: float) -> str:

@@ -326,7 +326,9 @@ function drawStatus() {
 function drawCursor() {
   if (!cursor) return;
   const said = ["seed", "grown", "vetoed"].find((name) => cursor.element.classList.contains(name));
-  by("at-text").textContent = cursor.element.textContent;
+  const shown = cursor.element.textContent;
+  by("at-text").textContent = cursor.element.classList.contains("unseen")
+    ? [...shown].map((character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`).join(" ") : shown;
   by("at-offsets").textContent = `${cursor.start}–${cursor.end}`;
   if (by("at-rule")) by("at-rule").textContent = said ?? "no";
   if (by("at-p")) by("at-p").textContent = cursor.element.dataset.p || "–";

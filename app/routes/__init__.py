@@ -18,7 +18,21 @@ from app.routes import (
     rule,
 )
 
-AREAS = (auth, jobs, projects, corpus, latents, dashboard, explanations, functions, rule, bulk, review, classifiers, exports)
+AREAS = (
+    auth,
+    jobs,
+    projects,
+    corpus,
+    latents,
+    dashboard,
+    explanations,
+    functions,
+    rule,
+    bulk,
+    review,
+    classifiers,
+    exports,
+)
 
 
 def routers() -> list[APIRouter]:
