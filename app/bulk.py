@@ -78,7 +78,7 @@ def firing(sources: Sources, rule: Rule | None, name: str) -> Firing:
     functions = {f.name: f for f in map(parse, rule.functions)} if rule else {}
     function = functions.get(name)
     if name.startswith("latent ") and name[7:].isdecimal() and rule and sources.store is not None:
-        function = Latent(latent=int(name[7:])) if int(name[7:]) in rule.latents else function
+        function = Latent.model_validate({"latent": int(name[7:])}) if int(name[7:]) in rule.latents else function
     if isinstance(function, Latent) and rule is not None:
         return _latent_fires(sources, RuleConfig.model_validate(rule.config), function.latent)
     if function is None or function.kind == "classifier":

@@ -122,7 +122,7 @@ def _uncut(sources: Sources, key: str, edge: int) -> int:
 
 def flagged_at(sources: Sources, key: str) -> Int64[np.ndarray, " tok"]:
     """Where in the document the rule or the classifier flags a token, ascending."""
-    found = [np.zeros(0, np.int64)]
+    found = [np.zeros(0, np.int32)]
     at = position(sources, key)
     if sources.store is not None and sources.flags is not None and at is not None:
         part = sources.store.document(at)

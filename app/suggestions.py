@@ -113,9 +113,10 @@ class Sources:
         if not len(starts):
             return np.zeros(0, np.float32)
         # One more on each side: what lies between two tokens depends on both.
-        first = max(0, int(np.searchsorted(found[0], starts[0], side="right")) - 1)
-        last = int(np.searchsorted(found[0], ends[-1])) + 1
-        return Prediction(key, *(column[first:last] for column in found)).carried(starts, ends)
+        begins, stops, p = found
+        first = max(0, int(np.searchsorted(begins, starts[0], side="right")) - 1)
+        last = int(np.searchsorted(begins, ends[-1])) + 1
+        return Prediction(key, begins[first:last], stops[first:last], p[first:last]).carried(starts, ends)
 
 
 def flagged(weak: UInt8[np.ndarray, " tok"]) -> Bool[np.ndarray, " tok"]:

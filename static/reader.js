@@ -406,21 +406,28 @@ document.addEventListener("keydown", (event) => {
   } else if (event.key === "Escape") later(() => go(cursor));
 });
 
-// A click puts the cursor on a token; a drag selects whole tokens and marks nothing.
-document.addEventListener("mouseup", (event) => {
-  const drag = getSelection();
-  if (!drag.rangeCount || (drag.isCollapsed && !text.contains(event.target))) return;
-  const range = drag.getRangeAt(0);
-  if (!text.contains(range.startContainer)) return;
-  const touched = tokens.filter((token) => range.intersectsNode(token.element));
-  if (!touched.length) return;
-  if (drag.isCollapsed) return go(touched[0]);
-  const barely = (token, node, outside) => token.element.contains(node) && outside;
-  if (touched.length > 1 && barely(touched[0], range.startContainer, range.startOffset === touched[0].element.textContent.length)) touched.shift();
-  if (touched.length > 1 && barely(touched.at(-1), range.endContainer, range.endOffset === 0)) touched.pop();
-  drag.removeAllRanges();
-  anchor = touched[0];
-  go(touched.at(-1), true);
+// A click puts the cursor on a token; a drag (or Shift and a click) selects whole tokens and marks nothing.
+function under(event) {
+  const element = event.target.closest("#reader-text .chunk > span");
+  return element && (known.get(element) ?? known.get(element.nextElementSibling) ?? null);
+}
+
+text.addEventListener("mousedown", (event) => {
+  const token = event.button === 0 && under(event);
+  if (!token) return;
+  event.preventDefault(); // the browser's own selection knows no tokens
+  text.focus({ preventScroll: true });
+  go(token, event.shiftKey);
+});
+text.addEventListener("mousemove", (event) => {
+  const token = event.buttons === 1 && under(event);
+  if (token && token !== cursor) go(token, true);
+});
+document.addEventListener("copy", (event) => {
+  if (!cursor || !getSelection().isCollapsed || event.target.closest?.("input, textarea")) return;
+  const [first, last] = selection();
+  event.clipboardData.setData("text/plain", surface(first.start, last.end) ?? "");
+  event.preventDefault();
 });
 
 // Suggestions ----------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def asked_of(values: Any) -> tuple[BulkFilter, dict[str, str]]:
     try:
         return BulkFilter.model_validate(dict(values)), {}
     except ValidationError as invalid:
-        return BulkFilter(), {str((*error["loc"], "")[0]): error["msg"] for error in invalid.errors()}
+        return BulkFilter.model_validate({}), {str((*error["loc"], "")[0]): error["msg"] for error in invalid.errors()}
 
 
 def haul(session: Session, project: Project, sources: Sources, asked: BulkFilter) -> Haul:

@@ -232,7 +232,7 @@ def test_a_drag_selects_whole_tokens_and_marks_nothing(workbench: Workbench) -> 
     assert boxes[0] and boxes[1]
     page.mouse.move(boxes[0]["x"] + boxes[0]["width"] / 2, boxes[0]["y"] + 8)
     page.mouse.down()
-    page.mouse.move(boxes[1]["x"] + 3, boxes[1]["y"] + 8, steps=4)
+    page.mouse.move(boxes[1]["x"] + boxes[1]["width"] - 1, boxes[1]["y"] + 8, steps=4)
     page.mouse.up()
     expect(page.locator("#at-selection")).to_have_text("4 tokens")
     expect(page.locator("#saved")).to_have_text("Nothing marked yet")
