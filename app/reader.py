@@ -38,15 +38,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A stretch of a document; the others are code points to ask for another one at, None if there is none."""
+    """A stretch of a document; the others are where another one begins, None if there is none such."""
 
     pieces: list[Piece]
     start: int
     end: int
     before: int | None
     after: int | None
-    flagged_before: int | None
+    flagged_before: int | None  # the nearest that holds a suggestion
     flagged_after: int | None
+    last: int
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,18 @@ def chunk(sources: Sources, key: str, text: str, at: int = 0, pair: Pair | None 
     flags = sides[0] ^ sides[1] if sides else suggested(table, sources.threshold)
     here = pair.disagreements(sources.tokens_of(key, text)) if pair else flagged_at(sources, key)
     before, after = here[here < start], here[here >= end]
+
+    def holding(point: int) -> int:
+        return _uncut(sources, key, edges[bisect_right(edges, point, hi=len(edges) - 1) - 1])
+
     return Chunk(
         pieces=_pieces(table, runs(flags, table.starts, []), sides, text, start, end),
         start=start, end=end,
-        before=edges[number - 1] if number else None,
+        before=_uncut(sources, key, edges[number - 1]) if number else None,
         after=end if number + 2 < len(edges) else None,
-        flagged_before=int(before[-1]) if len(before) else None,
-        flagged_after=int(after[0]) if len(after) else None,
+        flagged_before=holding(int(before[-1])) if len(before) else None,
+        flagged_after=holding(int(after[0])) if len(after) else None,
+        last=_uncut(sources, key, edges[-2]),
     )  # fmt: skip
 
 

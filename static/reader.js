@@ -199,7 +199,7 @@ function chunkAt(at) {
       return response.text();
     }));
     fetched.get(at).catch(() => fetched.delete(at));
-    if (fetched.size > 40) fetched.delete(fetched.keys().next().value);
+    if (fetched.size > 60) fetched.delete(fetched.keys().next().value);
   }
   return fetched.get(at);
 }
@@ -250,8 +250,15 @@ async function present() {
 
 const nearest = (at) => tokens.find((token) => token.end > at) ?? tokens.at(-1) ?? null;
 
+// No key waits for this: the chunk is fetched first, and only then is its turn.
+async function approach(step) {
+  const at = step > 0 ? text.lastElementChild.dataset.after : text.firstElementChild.dataset.before;
+  if (at === undefined || !(await chunkAt(at).catch(() => null))) return;
+  later(() => (step > 0 ? text.lastElementChild.dataset.after : text.firstElementChild.dataset.before) === at && slide(step));
+}
+
 const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) if (entry.isIntersecting) later(() => slide(entry.target.id === "text-after" ? 1 : -1));
+  for (const entry of entries) if (entry.isIntersecting) approach(entry.target.id === "text-after" ? 1 : -1);
 }, { rootMargin: "100% 0px" });
 
 // Drawing --------------------------------------------------------------------------------------
@@ -381,7 +388,7 @@ async function vertical(step) {
 }
 
 async function end(of) {
-  if (of < 0 ? text.firstElementChild.dataset.before : text.lastElementChild.dataset.after) await jump(of < 0 ? 0 : page.dataset.characters);
+  if (of < 0 ? text.firstElementChild.dataset.before : text.lastElementChild.dataset.after) await jump(of < 0 ? 0 : page.dataset.last);
   return of < 0 ? tokens[0] : tokens.at(-1);
 }
 
@@ -622,10 +629,12 @@ async function explain() {
 // Begin ----------------------------------------------------------------------------------------
 
 later(async () => {
+  fetched.set(text.firstElementChild.dataset.start, Promise.resolve(text.innerHTML)); // before anything is drawn on it
   await takePlace();
   remember();
   collect();
   const asked = new URLSearchParams(location.search).get("at");
   go(asked === null ? tokens.find((token) => token.run !== null) ?? tokens[0] : nearest(Number(asked)));
   page.dataset.ready = "true";
+  for (const at of ["0", page.dataset.last]) chunkAt(at).catch(() => {}); // Home and End
 });

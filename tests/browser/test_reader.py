@@ -289,6 +289,7 @@ def test_ten_megabytes_open_and_their_last_token_is_edited(workbench: Workbench)
     saved(page, 1)
     ((start, end),) = workbench.stored("huge")[-1].spans
     assert (text[start:end], end) == (".", len(text) - 2)
+    page.wait_for_url(f"**?at={start}")  # a moment after the cursor came to rest
     page.reload()
     page.wait_for_selector("#reader[data-ready]")
     assert marked(page) == "." and at(page) == "."
