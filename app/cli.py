@@ -186,7 +186,7 @@ def sae_train(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Train an SAE on a model's hook point; resumes where it stopped. Loads with sae_lens.SAE.load_from_disk."""
-    from labeling.saes import SAEConfig, train_from_text
+    from labeling.sae_training import SAEConfig, train_from_text
 
     config = SAEConfig(
         model=model, layer=layer, d_sae=d_sae, k=k, architecture=architecture, samples=samples, batch=batch, lr=lr,

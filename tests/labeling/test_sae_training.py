@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from labeling.documents import Document
 from labeling.events import Artifact, Event, Metric, Progress
 from labeling.references import Reference
-from labeling.saes import Batches, SAEConfig, harvest_dense, load_sae, take_tokens, train_sae
+from labeling.sae_training import Batches, SAEConfig, harvest_dense, take_tokens, train_sae
+from labeling.saes import load_sae
 from tests import fakes
 
 D_IN, FEATURES = 16, 24
