@@ -183,6 +183,7 @@ def sae_train(
     batch: Annotated[int, typer.Option(help="Samples a step.")] = 2048,
     lr: Annotated[float, typer.Option(help="Adam learning rate.")] = 1.2e-3,
     context: Annotated[int, typer.Option(help="Window length in tokens.")] = 256,
+    init: Annotated[str, typer.Option(help="Folder of a TopK SAE to go on from; --d-sae may be larger than its.")] = "",
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Train an SAE on a model's hook point; resumes where it stopped. Loads with sae_lens.SAE.load_from_disk."""
@@ -190,7 +191,7 @@ def sae_train(
 
     config = SAEConfig(
         model=model, layer=layer, d_sae=d_sae, k=k, architecture=architecture, samples=samples, batch=batch, lr=lr,
-        context=context, seed=seed,
+        context=context, init=init, seed=seed,
     )  # fmt: skip
     made = run(train_from_text(text, config, work or out.with_name(out.name + ".work"), out))
     print(json.dumps(made[-1].info, indent=1))

@@ -22,7 +22,7 @@ from torch import Tensor
 from labeling.artifacts import sha256_json, write_json
 from labeling.documents import Document, read, text_sha256
 from labeling.events import Artifact, Event, Metric, Progress
-from labeling.references import Reference
+from labeling.references import Reference, cpu_has_bf16
 from labeling.saes import evaluate_reconstruction, load_sae
 
 
@@ -45,6 +45,7 @@ class SAEConfig:
     pool_shards: int = 8  # shards mixed in memory at a time
     held_out_tokens: int = 100_000
     seed: int = 0
+    init: str = ""  # folder of an SAE to go on from; with a larger d_sae it grows
 
     def __post_init__(self) -> None:
         if self.architecture not in ("topk", "batchtopk", "jumprelu"):
@@ -182,17 +183,48 @@ def _training_sae(config: SAEConfig, d_in: int) -> Any:
         BatchTopKTrainingSAEConfig,
         JumpReLUTrainingSAE,
         JumpReLUTrainingSAEConfig,
-        TopKTrainingSAE,
         TopKTrainingSAEConfig,
     )
+
+    from labeling.sparse_topk import SparseTopKTrainingSAE
 
     torch.manual_seed(config.seed)
     common: dict[str, Any] = {"d_in": d_in, "d_sae": config.d_sae, "dtype": "float32", "device": "cpu"}
     if config.architecture == "topk":
-        return TopKTrainingSAE(TopKTrainingSAEConfig(k=config.k, **common))
+        return SparseTopKTrainingSAE(TopKTrainingSAEConfig(k=config.k, **common))
     if config.architecture == "batchtopk":
         return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(k=config.k, topk_threshold_lr=0.1, **common))
     return JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(l0_coefficient=1.0, **common))
+
+
+@torch.no_grad()
+def _start_from(sae: Any, folder: str, scale: float, acts: Float[Tensor, "tok d_in"], seed: int) -> None:
+    """Take over the weights of a saved SAE; latents beyond its own begin at what it reconstructs worst.
+
+    `acts` are as the trainer sees them, `scale` times those the saved SAE reads. A new latent points along the
+    error of a token drawn by its squared error (Bricken et al. 2023, resampling), encoder and decoder alike. Their
+    fifth of the usual norm suits an L1 penalty: under TopK such a latent would never be among the largest.
+    """
+    old = load_sae(folder)
+    if old.d_in != sae.cfg.d_in or old.d_sae > sae.cfg.d_sae or old.architecture != "topk":
+        raise ValueError(
+            f"{folder}: a {old.architecture} SAE of {old.d_in} dimensions and {old.d_sae} latents cannot start one of "
+            f"topk, {sae.cfg.d_in} and {sae.cfg.d_sae}; give the same width and at least as many latents"
+        )
+    n = old.d_sae
+    w_enc, w_dec = old.sae.W_enc, old.sae.W_dec
+    sae.W_enc[:, :n], sae.W_dec[:n] = w_enc, w_dec
+    sae.b_enc[:n], sae.b_enc[n:] = old.sae.b_enc * scale, 0
+    sae.b_dec.copy_(old.sae.b_dec * scale)
+    if n < sae.cfg.d_sae:
+        errors = acts - old.reconstruct(acts / scale) * scale
+        share = errors.double().pow(2).sum(1)
+        drawn = np.random.default_rng(seed).choice(
+            len(acts), sae.cfg.d_sae - n, replace=False, p=(share / share.sum()).numpy()
+        )
+        directions = torch.nn.functional.normalize(errors[torch.from_numpy(drawn)], dim=1)
+        sae.W_dec[n:] = directions
+        sae.W_enc[:, n:] = directions.t()
 
 
 def train_sae(work: Path, config: SAEConfig, d_in: int, out: Path, checkpoint_every: int = 500) -> Iterator[Event]:
@@ -204,9 +236,8 @@ def train_sae(work: Path, config: SAEConfig, d_in: int, out: Path, checkpoint_ev
     from sae_lens.training.sae_trainer import SAETrainer
 
     steps = config.samples // config.batch
-    batches = Batches(
-        sorted((work / "acts").glob("train-*.safetensors")), config.batch, config.pool_shards, config.seed
-    )
+    shards = sorted((work / "acts").glob("train-*.safetensors"))
+    batches = Batches(shards, config.batch, config.pool_shards, config.seed)
     held_out = load_file(work / "acts" / "held-out.safetensors")["acts"].float()
     sae = _training_sae(config, d_in)
     decay = int(steps * config.decay_share)
@@ -214,7 +245,8 @@ def train_sae(work: Path, config: SAEConfig, d_in: int, out: Path, checkpoint_ev
         SAETrainerConfig(
             total_training_samples=steps * config.batch, train_batch_size_samples=config.batch,
             lr=config.lr, lr_end=config.lr, lr_scheduler_name="constant",
-            lr_warm_up_steps=min(config.warmup_steps, steps // 4), lr_decay_steps=decay, autocast=True,
+            lr_warm_up_steps=min(config.warmup_steps, steps // 4), lr_decay_steps=decay,
+            autocast=config.architecture != "topk" and cpu_has_bf16(),
         ),
         sae=sae, data_provider=iter(()),
     )  # fmt: skip
@@ -228,6 +260,8 @@ def train_sae(work: Path, config: SAEConfig, d_in: int, out: Path, checkpoint_ev
     digest = sha256_json([asdict(replace(config, samples=steps)), [p.name for p in batches.shards], batches.rows])
     if (checkpoint / "state.json").exists():
         _restore(checkpoint, trainer, digest)
+    elif config.init:
+        _start_from(sae, config.init, scale, load_file(shards[0])["acts"].float() * scale, config.seed)
     data = batches.start(trainer.n_training_steps)
     while trainer.n_training_steps < steps:
         output = trainer.step(next(data))
@@ -238,7 +272,7 @@ def train_sae(work: Path, config: SAEConfig, d_in: int, out: Path, checkpoint_ev
         if step % 100 == 0:
             yield Metric("loss", float(output.loss.detach()), step)
             yield Metric("fvu", _fvu(output.sae_in, output.sae_out), step)
-            yield Metric("l0", float((output.feature_acts != 0).float().sum(-1).mean()), step)
+            yield Metric("l0", float(output.feature_acts.bool().float().sum() / len(output.sae_in)), step)
             yield Metric("dead", float(trainer.dead_neurons.sum()), step)
         if step % checkpoint_every == 0 and step < steps:
             _save_checkpoint(checkpoint, trainer, digest)
@@ -299,9 +333,12 @@ def _restore(folder: Path, trainer: Any, digest: str) -> None:
     trainer.sae.load_state_dict({k.removeprefix("sae."): v for k, v in tensors.items() if k.startswith("sae.")})
     optimizer = trainer.optimizer.state_dict()
     optimizer["state"] = {}
+    parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
     for key, value in tensors.items():
         if key.startswith("adam."):
             _, index, name = key.split(".")
+            if name != "step":  # the fused update expects a moment to lie in memory as its parameter does
+                value = torch.empty_like(parameters[int(index)]).copy_(value)
             optimizer["state"].setdefault(int(index), {})[name] = value
     for _ in range(state["step"]):
         trainer.lr_scheduler.step()

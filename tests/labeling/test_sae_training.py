@@ -1,6 +1,7 @@
 """Training survives a kill with the very same weights, and sae-lens reads what it leaves."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from labeling.documents import Document
 from labeling.events import Artifact, Event, Metric, Progress
 from labeling.references import Reference
 from labeling.sae_training import Batches, SAEConfig, harvest_dense, take_tokens, train_sae
-from labeling.saes import load_sae
+from labeling.saes import evaluate_reconstruction, load_sae
 from tests import fakes
 
 D_IN, FEATURES = 16, 24
@@ -153,3 +154,22 @@ def test_documents_are_the_unit_of_the_corpus(tmp_path: Path) -> None:
     ((sha, ids),) = take_tokens([Document("a", "Report 1. The nurse waited.")], None, reference)
     assert reference.tokenizer.decode(ids) == "Report 1. The nurse waited."
     assert len(sha) == 64
+
+
+def test_training_goes_on_from_a_saved_sae_and_grows_it(work: Path) -> None:
+    small = replace(_config(), d_sae=12)  # half of what was planted
+    list(train_sae(work, small, D_IN, work / "first"))
+    first, held_out = load_sae(str(work / "first")), load_file(work / "acts" / "held-out.safetensors")["acts"].float()
+    still = replace(small, init=str(work / "first"), lr=1e-12, samples=64)
+    list(train_sae(work, still, D_IN, work / "same"))
+    torch.testing.assert_close(load_sae(str(work / "same")).reconstruct(held_out), first.reconstruct(held_out))
+
+    list(train_sae(work, replace(still, d_sae=32), D_IN, work / "wider"))
+    torch.testing.assert_close(load_sae(str(work / "wider")).sae.W_dec[:12], first.sae.W_dec)
+    list(train_sae(work, replace(small, init=str(work / "first"), d_sae=32), D_IN, work / "grown"))
+    grown = load_sae(str(work / "grown"))
+    assert (grown.encode(held_out)[:, 12:] > 0).any(0).sum() > 5
+    before, after = (evaluate_reconstruction(sae, held_out)["held_out_fvu"] for sae in (first, grown))
+    assert after < 0.7 * before, (before, after)
+    with pytest.raises(ValueError, match="cannot start"):
+        list(train_sae(work, replace(still, d_sae=8), D_IN, work / "narrower"))
