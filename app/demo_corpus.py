@@ -40,7 +40,8 @@ class Family:
     """A register: its declared side, and how much of it the demo takes.
 
     `most_medical` bounds the share of medical words in a document of a retain family: the pages
-    about illness that every general register has would otherwise count as retain.
+    about illness that every general register has would otherwise count as retain. Those between
+    the sides (`least_medical`) are a mixed family: the rule labels them, no statistic counts them.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Family:
     tokens: int
     read: Callable[[Path], Iterator[Text]] | None = None
     most_medical: float = 1.0
+    least_medical: float = 0.0
     least_words: int = 40
     prose: bool = True
 
@@ -63,6 +65,7 @@ FAMILIES = (
     Family("pubmed-society", "retain", 20_000),
     Family("wikipedia", "retain", 50_000, read_wikipedia, most_medical=0.008),
     Family("encyclopedia", "retain", 30_000, read_encyclopedia, most_medical=0.008),
+    Family("encyclopedia-between", "mixed", 40_000, read_encyclopedia, most_medical=0.05, least_medical=0.012),
     Family("web", "retain", 40_000, read_web, most_medical=0.008),
     Family("news", "retain", 40_000, read_news, most_medical=0.008),
     Family("biographies", "retain", 10_000, read_biographies, most_medical=0.006, least_words=100),
@@ -155,7 +158,7 @@ def _fits(text: str, family: Family, config: CorpusConfig) -> bool:
     return (
         family.least_words <= len(text.split()) <= config.longest_words
         and (not family.prose or is_prose(text, family.least_words))
-        and medical_rate(text) <= family.most_medical
+        and family.least_medical <= medical_rate(text) <= family.most_medical
     )
 
 
