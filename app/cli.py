@@ -149,7 +149,7 @@ def import_(
             f"{file}: {info['rows']} rows, {info['added']} added, {info['rejected']} rejected, {info['conflicts']} conflicts"
         )
         for issue in info["issues"]:
-            console.print(issue, markup=False)
+            console.print(issue, markup=False, soft_wrap=True)
 
 
 @reference_cli.command("add")

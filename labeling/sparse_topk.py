@@ -87,7 +87,7 @@ def _columns(columns: Int[Tensor, "tok k"], values: Float[Tensor, "tok k"], orde
     return torch.sparse_csr_tensor(starts, order // k, values.flatten()[order], (d_sae, tokens), check_invariants=False)
 
 
-class SparseTopKTrainingSAE(TopKTrainingSAE):
+class SparseTopKTrainingSAE(TopKTrainingSAE):  # type: ignore[misc]  # sae-lens exports no types
     """sae-lens's TopK training SAE with the sparse step; saves and loads as the same architecture."""
 
     def initialize_weights(self) -> None:
@@ -102,7 +102,7 @@ class SparseTopKTrainingSAE(TopKTrainingSAE):
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         x = step_input.sae_in
         cfg = self.cfg
-        out, columns, acts = _Reconstruct.apply(
+        out, columns, acts = _Reconstruct.apply(  # type: ignore[no-untyped-call]
             x, self.W_enc, self.b_enc, self.W_dec, self.b_dec, cfg.apply_b_dec_to_input, cfg.k
         )
         loss = mse = (out - x).pow(2).sum(1).mean()
