@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/tokensieve demo
 
 test: $(VENV)/.installed $(VENV)/.vendor $(VENV)/.browser
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.installed $(VENV)/.vendor
 	$(BIN)/python -m pytest -q -m slow

@@ -31,7 +31,7 @@ from app.vendor import vendor
 
 DATA = Path(__file__).parent / "demo_data"
 SAE = DATA / "smollm2-135m-block20"
-SHARE = 0.6  # of the corpus that the assets give by default: about 300k tokens
+SHARE = 0.5  # of the corpus that the assets give by default: about 290k tokens
 NAME, SLUG, AUTHOR = "Medicine", "medicine", "demo"
 TREATMENTS = ("mask", "remove", "document")
 

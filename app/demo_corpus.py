@@ -55,17 +55,17 @@ class Family:
 
 
 FAMILIES = (
-    Family("pubmed-medicine", "forget", 90_000),
+    Family("pubmed-medicine", "forget", 60_000),
     Family("medical-questions", "forget", 50_000, read_medical_questions, least_words=45, prose=False),
     Family("phenotypes", "forget", 15_000, read_phenotypes, prose=False),
     Family("encyclopedia-medicine", "forget", 20_000, read_medical_encyclopedia),
-    Family("pubmed-biology", "retain", 70_000, most_medical=0.015),
+    Family("pubmed-biology", "retain", 60_000, most_medical=0.015),
     Family("gene-ontology", "retain", 15_000, read_gene_ontology, most_medical=0.012, prose=False),
-    Family("pubmed-science", "retain", 25_000),
-    Family("pubmed-society", "retain", 20_000),
+    Family("pubmed-science", "retain", 15_000),
+    Family("pubmed-society", "retain", 15_000),
     Family("wikipedia", "retain", 50_000, read_wikipedia, most_medical=0.008),
     Family("encyclopedia", "retain", 30_000, read_encyclopedia, most_medical=0.008),
-    Family("encyclopedia-between", "mixed", 40_000, read_encyclopedia, most_medical=0.05, least_medical=0.012),
+    Family("encyclopedia-between", "mixed", 130_000, read_encyclopedia, most_medical=0.05, least_medical=0.012),
     Family("web", "retain", 40_000, read_web, most_medical=0.008),
     Family("news", "retain", 40_000, read_news, most_medical=0.008),
     Family("biographies", "retain", 10_000, read_biographies, most_medical=0.006, least_words=100),
