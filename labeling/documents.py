@@ -92,15 +92,18 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+# Arguments of json.loads: what would not come back as it was written is refused.
+STRICT: dict[str, Any] = {
+    "object_pairs_hook": _unique, "parse_constant": _no_constant, "parse_float": _finite, "parse_int": _integer,
+}  # fmt: skip
+
+
 def parse_json(line: bytes) -> dict[str, Any]:
     """One JSON object, strictly. Raises ValueError with a reason a person can act on."""
     if line.startswith(codecs.BOM_UTF8):
         raise ValueError("begins with a byte-order mark; save the file as UTF-8 without one")
     try:
-        value = json.loads(
-            line.decode("utf-8"),
-            object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer,
-        )  # fmt: skip
+        value = json.loads(line.decode("utf-8"), **STRICT)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start} of the row; convert the file to UTF-8") from None
     except json.JSONDecodeError as error:
