@@ -5,6 +5,7 @@ uncommitted batch and a rerun adds nothing twice. Importing the same file again 
 the same id with other text is listed as a conflict, never overwritten.
 """
 
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,9 @@ from labeling.documents import Rejection, read, split_of, text_sha256
 from labeling.events import Artifact, Event, Progress
 
 BATCH = 200
+# Seconds between batches. SQLite's writers do not queue, they look again every 25 ms or so: an
+# import that took the lock straight back would let nobody save a label until it ends.
+PAUSE = 0.03
 
 
 def family_of(session: Session, project: Project, name: str, side: str) -> Family:
@@ -62,11 +66,11 @@ def import_file(
         while numbered := list(islice(numbered_rows, BATCH)):
             with sessions() as session, session.begin():
                 run = session.get_one(Import, run_id)
-                for number, row in numbered:
-                    _take(session, run, number, row, author)
+                _take(session, run, numbered, author)
                 run.rows = numbered[-1][0]
                 seen = run.rows
             yield Progress(seen, None, "rows", f"import {filename}")
+            time.sleep(PAUSE)
         with sessions() as session, session.begin():
             session.get_one(Import, run_id).finished = True
     with reading(sessions) as session:
@@ -84,26 +88,34 @@ def import_file(
     yield Artifact("import", Path(source), info)
 
 
-def _take(session: Session, run: Import, number: int, row: Text | Rejection, author: str) -> None:
-    if isinstance(row, Rejection):
-        session.add(ImportIssue(import_id=run.id, row=number, kind="rejected", reason=row.reason))
-        return
-    sha256 = text_sha256(row.text)
-    known = session.scalar(select(Document).where(Document.project_id == run.project_id, Document.key == row.id))
-    if known is not None:
-        if known.sha256 != sha256:
+def _take(session: Session, run: Import, numbered: list[tuple[int, Text | Rejection]], author: str) -> None:
+    """Store a batch with as few statements as it takes: while it is written, nobody else can save."""
+    keys = [row.id for _, row in numbered if isinstance(row, Text)]
+    query = select(Document.key, Document.sha256).where(Document.project_id == run.project_id, Document.key.in_(keys))
+    known = dict(session.execute(query).tuples().all())
+    new: list[tuple[Document, Text]] = []
+    for number, row in numbered:
+        if isinstance(row, Rejection):
+            session.add(ImportIssue(import_id=run.id, row=number, kind="rejected", reason=row.reason))
+            continue
+        sha256 = text_sha256(row.text)
+        if row.id not in known:
+            known[row.id] = sha256
+            new.append((_document(run, row, sha256), row))
+        elif known[row.id] != sha256:
             reason = f"id {row.id!r} is already in the project with other text; give the row another id"
             session.add(ImportIssue(import_id=run.id, row=number, kind="conflict", reason=reason))
-        return
-    document = Document(
+    session.add_all(document for document, _ in new)
+    session.flush()
+    session.add_all(_gold_event(document, row, author) for document, row in new if row.spans is not None)
+    run.added += len(new)
+
+
+def _document(run: Import, row: Text, sha256: str) -> Document:
+    return Document(
         project_id=run.project_id, family_id=run.family_id, import_id=run.id, key=row.id, sha256=sha256,
         split=split_of(sha256), characters=len(row.text), text=row.text, meta=row.meta,
     )  # fmt: skip
-    session.add(document)
-    session.flush()
-    run.added += 1
-    if row.spans is not None:
-        session.add(_gold_event(document, row, author))
 
 
 def _gold_event(document: Document, row: Text, author: str) -> Annotation:
@@ -111,5 +123,6 @@ def _gold_event(document: Document, row: Text, author: str) -> Annotation:
     spans: list[Any] = [list(span) for span in row.spans or []]
     return Annotation(
         document_id=document.id, version=1, action="import", spans=spans, judged=[],
+        ignored=[list(span) for span in row.ignore or []],
         state="done" if spans else "clean", author=author,
     )  # fmt: skip

@@ -12,6 +12,8 @@ from uuid import uuid4
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -24,6 +26,9 @@ from labeling.documents import text_sha256
 
 # Tiny tensors: threads only wait for each other. Before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A busy machine is slow, not wrong.
+hypothesis_settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("busy")
 SERVER_URL = os.environ.get("TOKENSIEVE_TEST_DATABASE_URL", "")
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
