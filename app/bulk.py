@@ -36,7 +36,7 @@ class BulkFilter(BaseModel):
     high: Share = None
     words: str = Field("", max_length=200)
     family: str = Field("", max_length=200)
-    split: Literal["", "train", "validation", "test"] = ""
+    split: Literal["", "train", "validation", "test", "revealed"] = ""
     document: int | None = Field(None, ge=1, lt=2**31)
     first: int = Field(0, ge=0, lt=2**31)  # documents with a smaller id are not looked at
 

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import models as m
+from app.cli_accounts import cli as account_cli
 from app.cli_classifiers import baselines, bilm_cli
 from app.db import migrate, reading, session_factory
 from app.progress import console, run
@@ -27,6 +28,7 @@ cli.add_typer(reference_cli, name="reference")
 cli.add_typer(sae_cli, name="sae")
 cli.add_typer(bilm_cli, name="bilm")
 cli.command()(baselines)
+cli.add_typer(account_cli, name="account")
 
 TextField = Annotated[str, typer.Option(help="Field or column that holds the text.")]
 IdField = Annotated[str, typer.Option(help="Field or column that holds the id.")]

@@ -5,6 +5,7 @@ from typing import Any
 
 Point = tuple[float, float]
 SETS = {
+    "sealed": "against people's labels of the sealed documents, revealed once",
     "gold": "against people's labels",
     "test": "against weak labels of the test split",
     "validation": "against weak labels of the validation split; the threshold was chosen here",

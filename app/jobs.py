@@ -16,6 +16,7 @@ from app.models import Job, JobMetric, now
 # Dotted names that only the worker resolves: the web process never loads torch.
 KINDS = {
     "import": "app.steps:import_files",
+    "gold": "app.steps:import_gold",
     "harvest": "app.steps:harvest",
     "discover": "app.steps:discover",
     "label": "app.steps:label",

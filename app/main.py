@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -14,9 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from app import routes
-from app.db import session_factory
+from app.db import reading, session_factory
 from app.pages import STATIC, render, toast
-from app.security import HEADERS, Guard, check_bind
+from app.roles import authorise
+from app.security import HEADERS, Guard, check_admin, check_bind
 from app.settings import Settings
 from app.settings import settings as default_settings
 
@@ -37,13 +38,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or default_settings()
     check_bind(settings)
     sessions = session_factory(settings)
+    with reading(sessions) as session:
+        check_admin(settings, session)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         sessions.kw["bind"].dispose()
 
-    app = FastAPI(title="Tokensieve", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Tokensieve", docs_url=None, redoc_url=None, lifespan=lifespan, dependencies=[Depends(authorise)]
+    )
     app.state.settings, app.state.sessions = settings, sessions
     for router in routes.routers():
         app.include_router(router)

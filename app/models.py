@@ -109,7 +109,7 @@ class ImportIssue(Base):
 
 
 class Document(Base):
-    """Immutable text. `key` is the id the file gave; `head` is the newest annotation event's version."""
+    """Immutable text. `key` is the id the file gave."""
 
     __tablename__ = "document"
     __table_args__ = (
@@ -132,23 +132,25 @@ class Document(Base):
 class Annotation(Base):
     """One event a person made on a document. Append-only.
 
-    `version` counts a document's events from 1: writing at an already taken version fails on the
-    unique constraint, which is how a stale page gets its 409. `spans` is the person's whole set
-    after the event ([[start, end], …]), so undo is writing an earlier set again.
+    `layer` says whose labels these are: each member of a team has a layer of their own, named after
+    them; the layer without a name is the project's own (solo mode, imported gold, adjudication).
+    `version` counts a layer's events on a document from 1: writing at an already taken version
+    fails on the unique constraint, which is how a stale page gets its 409. `spans` is the layer's
+    whole set after the event ([[start, end], …]), so undo is writing an earlier set again.
     """
 
     __tablename__ = "annotation"
-    __table_args__ = (UniqueConstraint("document_id", "version"),)
+    __table_args__ = (UniqueConstraint("document_id", "layer", "version"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     document_id: Mapped[int] = mapped_column(ForeignKey("document.id"))
+    layer: Mapped[str] = mapped_column(String(80), default="")
     version: Mapped[int]
-    action: Mapped[str] = mapped_column(
-        String(10)
-    )  # add | remove | right | wrong | state | undo | redo | bulk | import
+    action: Mapped[str] = mapped_column(String(10))  # an Event's, or: bulk, import, adjudicate
     start: Mapped[int | None]
     end: Mapped[int | None]
     surface_sha256: Mapped[str | None] = mapped_column(String(64))  # of text[start:end]
     spans: Mapped[list[Any]]  # forget spans after this event
+    ignored: Mapped[list[Any]] = mapped_column(default=list)  # not scored, as imported gold said
     judged: Mapped[list[Any]]  # suggestions judged so far: [[start, end, "right" | "wrong"], …]
     state: Mapped[str] = mapped_column(String(10))  # todo | part | done | clean | skip
     author: Mapped[str]
@@ -348,3 +350,87 @@ class LoginSession(Base):
     user: Mapped[str] = mapped_column(String(80))
     created_at: Mapped[datetime] = mapped_column(default=now)
     expires_at: Mapped[datetime]
+
+
+class Account(Base):
+    """A member of a team. Solo mode has none: its one user is `owner`, who may do everything."""
+
+    __tablename__ = "account"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(80), unique=True)  # never changes: labels carry it
+    role: Mapped[str] = mapped_column(String(10))  # admin | curator | annotator
+    password_hash: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    disabled_at: Mapped[datetime | None]
+
+
+class Membership(Base):
+    """Which projects a curator or annotator may see; admins see all."""
+
+    __tablename__ = "membership"
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), primary_key=True)
+
+
+class Invite(Base):
+    """A single-use way to an account; only the link's hash is kept."""
+
+    __tablename__ = "invite"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    name: Mapped[str] = mapped_column(String(80))
+    role: Mapped[str] = mapped_column(String(10))
+    projects: Mapped[list[Any]]  # ids of the projects it opens
+    invited_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class ApiToken(Base):
+    """A script's way in (`Authorization: Bearer …`), with its maker's role; only its hash is kept."""
+
+    __tablename__ = "api_token"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"))
+    name: Mapped[str] = mapped_column(String(80))
+    scope: Mapped[str] = mapped_column(String(10))  # read | write
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class LoginFailure(Base):
+    """A wrong password, kept for as long as it counts against further tries."""
+
+    __tablename__ = "login_failure"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(80), index=True)  # as typed, whether there is such an account or not
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Assignment(Base):
+    """A document somebody is asked to read; `blind`: without suggestions and others' labels."""
+
+    __tablename__ = "assignment"
+    __table_args__ = (UniqueConstraint("document_id", "user"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    document_id: Mapped[int] = mapped_column(ForeignKey("document.id"))
+    user: Mapped[str] = mapped_column(String(80), index=True)
+    blind: Mapped[bool]
+    assigned_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class AccessLog(Base):
+    """What was asked of sealed and blind documents. Append-only: the database itself refuses changes."""
+
+    __tablename__ = "access_log"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), index=True)
+    action: Mapped[str] = mapped_column(String(20))  # seal | reveal | refused | blind
+    document_id: Mapped[int | None] = mapped_column(ForeignKey("document.id"))
+    user: Mapped[str] = mapped_column(String(80))
+    reason: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=now)

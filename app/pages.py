@@ -32,6 +32,7 @@ def render(
     """Render `page`, or `partial` alone for htmx. Both are template paths; the page includes the partial."""
     name = partial if partial is not None and is_fragment(request) else page
     context.setdefault("user", getattr(request.state, "user", None))
+    context.setdefault("viewer", getattr(request.state, "viewer", None))
     response = templates.TemplateResponse(request, name, context, status_code=status)
     response.headers["Vary"] = "HX-Request"
     return response

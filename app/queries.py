@@ -9,7 +9,6 @@ from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session, undefer
 
 from app.models import (
-    Annotation,
     Artifact,
     Classifier,
     Definition,
@@ -231,16 +230,6 @@ def issues_page(session: Session, import_id: int, page: int = 1, size: int = 100
     number = min(max(page, 1), max(1, -(-total // size)))
     query = select(ImportIssue).where(where).order_by(ImportIssue.row, ImportIssue.id)
     return Page(list(session.scalars(query.offset((number - 1) * size).limit(size))), number, size, total)
-
-
-def gold_documents(session: Session, project_id: int) -> int:
-    """Documents whose newest annotation says done or clean."""
-    newest = (
-        select(func.max(Annotation.id)).join(Document, Document.id == Annotation.document_id)
-        .where(Document.project_id == project_id).group_by(Annotation.document_id)
-    )  # fmt: skip
-    query = select(func.count()).select_from(Annotation)
-    return session.scalar(query.where(Annotation.id.in_(newest), Annotation.state.in_(("done", "clean")))) or 0
 
 
 # Latents

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-ROWS = ("validation", "test", "gold")
+ROWS = ("validation", "test", "gold", "sealed")
 
 
 def results_table(info: dict[str, Any]) -> str:

@@ -1,12 +1,12 @@
-"""Who gets in: a single-use login link, then a session cookie; everything else is refused.
+"""Who gets in: a single-use login link or a password, then a session cookie; everything else is refused.
 
 One ASGI layer around the whole app, mounts included, so that no route can be forgotten: it
-checks the host (DNS rebinding), the origin of unsafe requests (CSRF) and the session, in this
-order, and puts the headers on every answer. Tokens are random; the database keeps only hashes.
+checks the host (DNS rebinding), the origin of unsafe requests (CSRF) and the session or token,
+in this order, and puts the headers on every answer. Tokens are random; the database keeps only
+hashes. What a member may do once inside is `app.roles`.
 """
 
 import hashlib
-import ipaddress
 import secrets
 from datetime import timedelta
 from typing import Annotated
@@ -20,10 +20,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db import SAFE_METHODS, reading
-from app.models import LoginLink, LoginSession, now
+from app.models import Account, ApiToken, LoginLink, LoginSession, now
+from app.roles import OWNER, SOLO, Viewer
 from app.settings import Settings
 
-OWNER = "owner"  # the one user of solo mode
 LINK_HOURS = 12
 FORM_BYTES = 4 * 1024**2  # forms and JSON
 UPLOAD_BYTES = 8 * 1024**3  # multipart: corpus files
@@ -42,7 +42,7 @@ HEADERS = {
 }
 
 
-def _hash(token: str) -> bytes:
+def token_hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
@@ -52,33 +52,40 @@ def cookie_name(settings: Settings) -> str:
 
 
 def check_bind(settings: Settings) -> None:
-    """Solo mode has no accounts, so it answers only on this machine."""
-    if settings.host == "localhost" or _is_loopback(settings.host):
+    """Solo mode has no accounts, so it answers only on this machine. Raises ValueError with what is missing."""
+    if not settings.team:
         return
-    raise ValueError(
-        f"host {settings.host!r} would let other machines in, and this version has no accounts; "
-        "keep TOKENSIEVE_HOST at 127.0.0.1 and reach it through an SSH tunnel"
-    )
+    missing = []
+    if not settings.allowed_hosts:
+        missing.append("set TOKENSIEVE_ALLOWED_HOSTS to the names browsers will use, such as '[\"label.example.org\"]'")
+    if not settings.loopback and not settings.insecure_http and not (settings.tls_cert and settings.tls_key):
+        missing.append(
+            "give TOKENSIEVE_TLS_CERT and TOKENSIEVE_TLS_KEY (or TOKENSIEVE_INSECURE_HTTP=1 if something in front encrypts)"
+        )
+    if missing:
+        raise ValueError(f"host {settings.host!r} lets other machines in: {'; '.join(missing)}")
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def check_admin(settings: Settings, session: Session) -> None:
+    """Other machines are let in only once somebody can govern who. Raises ValueError."""
+    if not settings.team:
+        return
+    admin = select(Account.id).where(Account.role == "admin", Account.disabled_at.is_(None)).limit(1)
+    if session.scalar(admin) is None:
+        raise ValueError("a team needs an admin first: run `tokensieve account add NAME --role admin` on this machine")
 
 
 def make_login_link(session: Session, settings: Settings) -> str:
     """A path that logs in whoever opens it first. The caller prints it after the host and port."""
     token = secrets.token_urlsafe(32)
-    session.add(LoginLink(token_hash=_hash(token), expires_at=now() + timedelta(hours=LINK_HOURS)))
+    session.add(LoginLink(token_hash=token_hash(token), expires_at=now() + timedelta(hours=LINK_HOURS)))
     session.flush()
     return f"/login/{token}"
 
 
 def use_login_link(session: Session, settings: Settings, token: str) -> str | None:
     """Spend the link; the new session's cookie value, or None if it was spent, expired or never made."""
-    fresh = (LoginLink.token_hash == _hash(token), LoginLink.used_at.is_(None), LoginLink.expires_at > now())
+    fresh = (LoginLink.token_hash == token_hash(token), LoginLink.used_at.is_(None), LoginLink.expires_at > now())
     spent = session.execute(update(LoginLink).where(*fresh).values(used_at=now()))
     return open_session(session, settings) if spent.rowcount == 1 else None  # type: ignore[attr-defined]
 
@@ -88,34 +95,66 @@ def open_session(session: Session, settings: Settings, user: str = OWNER) -> str
     session.execute(delete(LoginSession).where(LoginSession.expires_at < now()))
     token = secrets.token_urlsafe(32)
     until = now() + timedelta(days=settings.session_days)
-    session.add(LoginSession(token_hash=_hash(token), user=user, expires_at=until))
+    session.add(LoginSession(token_hash=token_hash(token), user=user, expires_at=until))
     session.flush()
     return token
 
 
 def close_session(session: Session, token: str) -> None:
-    session.execute(delete(LoginSession).where(LoginSession.token_hash == _hash(token)))
+    session.execute(delete(LoginSession).where(LoginSession.token_hash == token_hash(token)))
 
 
-def set_cookie(response: Response, settings: Settings, token: str) -> None:
+def close_sessions(session: Session, user: str) -> None:
+    """Log this person out everywhere."""
+    session.execute(delete(LoginSession).where(LoginSession.user == user))
+
+
+def set_cookie(request: Request, response: Response, settings: Settings, token: str) -> None:
     response.set_cookie(
-        cookie_name(settings), token, max_age=settings.session_days * 86400, httponly=True, samesite="lax"
-    )
+        cookie_name(settings), token, max_age=settings.session_days * 86400, httponly=True, samesite="lax",
+        secure=request.url.scheme == "https",
+    )  # fmt: skip
 
 
-def session_user(sessions: sessionmaker[Session], token: str) -> str | None:
-    alive = (LoginSession.token_hash == _hash(token), LoginSession.expires_at > now())
+def session_viewer(settings: Settings, sessions: sessionmaker[Session], token: str) -> Viewer | None:
+    """Whose cookie this is; the owner's is worth nothing where other machines are let in."""
+    alive = (LoginSession.token_hash == token_hash(token), LoginSession.expires_at > now())
+    query = select(LoginSession.user, Account.role, Account.disabled_at).where(*alive)
     with reading(sessions) as session:
-        return session.scalar(select(LoginSession.user).where(*alive))
+        found = session.execute(query.outerjoin(Account, Account.name == LoginSession.user)).one_or_none()
+    if found is None:
+        return None
+    user, role, disabled_at = found
+    if user == OWNER:
+        return None if settings.team else SOLO
+    return Viewer(user, role) if role and disabled_at is None else None
+
+
+def token_viewer(sessions: sessionmaker[Session], token: str) -> Viewer | None:
+    """Whose script this is."""
+    alive = (
+        ApiToken.token_hash == token_hash(token), ApiToken.expires_at > now(), ApiToken.revoked_at.is_(None),
+        Account.disabled_at.is_(None),
+    )  # fmt: skip
+    query = select(Account.name, Account.role, ApiToken.scope).join(Account, Account.id == ApiToken.account_id)
+    with reading(sessions) as session:
+        found = session.execute(query.where(*alive)).one_or_none()
+    return Viewer(*found, by_token=True) if found else None
+
+
+def has_accounts(sessions: sessionmaker[Session]) -> bool:
+    with reading(sessions) as session:
+        return session.scalar(select(Account.id).limit(1)) is not None
 
 
 def host_allowed(host: str, settings: Settings) -> bool:
-    """Only names that mean this machine; any port, since an SSH tunnel may change it."""
+    """Only names that mean this server; any port, since an SSH tunnel may change it."""
     name = host.rpartition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
     rest = host.removeprefix(name)
     if rest and not (rest[0] == ":" and rest[1:].isascii() and rest[1:].isdigit()):
         return False
-    return name.lower() in {"localhost", "127.0.0.1", "[::1]", settings.host.lower()}
+    named = settings.allowed_hosts + ([settings.host] if settings.loopback else [])
+    return name.lower() in {"localhost", "127.0.0.1", "[::1]", *(own.lower() for own in named)}
 
 
 def same_origin(headers: Headers, scheme: str) -> bool:
@@ -149,28 +188,33 @@ class Guard:
             await refusal(scope, receive, send)
 
     async def _refusal(self, scope: Scope) -> Response | None:
-        """Why this request goes no further; else None, with the user's name in the scope's state."""
+        """Why this request goes no further; else None, with who sent it in the scope's state."""
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not host_allowed(hosts[0], self.settings):
             return PlainTextResponse("This workbench answers only under its own address.", 421)
-        if scope["method"] not in SAFE_METHODS and not same_origin(headers, scope["scheme"]):
+        viewer = None
+        if "authorization" in headers and "cookie" not in headers:  # no browser sends this by itself
+            scheme, _, token = headers["authorization"].partition(" ")
+            if scheme.lower() == "bearer":
+                viewer = await run_in_threadpool(token_viewer, self.sessions, token.strip())
+        elif scope["method"] not in SAFE_METHODS and not same_origin(headers, scope["scheme"]):
             return PlainTextResponse("Refused: this request came from another site.", 403)
-        token = Request(scope).cookies.get(cookie_name(self.settings))
-        user = await run_in_threadpool(session_user, self.sessions, token) if token else None
-        scope.setdefault("state", {})["user"] = user
-        if user is None and not is_public(scope["path"]):
-            return _login_first(scope, headers)
+        elif cookie := Request(scope).cookies.get(cookie_name(self.settings)):
+            viewer = await run_in_threadpool(session_viewer, self.settings, self.sessions, cookie)
+        scope.setdefault("state", {}).update(viewer=viewer, user=viewer.name if viewer else None)
+        if viewer is None and not is_public(scope["path"]):
+            return _login_first(scope, headers, await run_in_threadpool(has_accounts, self.sessions))
         return None
 
 
-def _login_first(scope: Scope, headers: Headers) -> Response:
+def _login_first(scope: Scope, headers: Headers, accounts: bool) -> Response:
     from app.pages import render
 
     if "hx-request" in headers:
         return PlainTextResponse("Log in first.", 401, {"HX-Redirect": "/login"})
     if "text/html" in headers.get("accept", "") and scope["method"] in SAFE_METHODS:
-        return render(Request(scope), "login.html", status=401)
+        return render(Request(scope), "login.html", status=401, accounts=accounts)
     return PlainTextResponse("Log in first.", 401)
 
 

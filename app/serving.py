@@ -29,25 +29,34 @@ def _work(settings: Settings) -> None:
 
 
 def serve(settings: Settings, worker: bool = True) -> None:
-    """Serve until interrupted; prints a single-use login link."""
+    """Serve until interrupted. In solo mode a single-use login link is printed; a team logs in by password."""
     from app.main import create_app
 
     check_port(settings)
-    sessions = session_factory(settings)
-    with sessions.begin() as session:
-        path = make_login_link(session, settings)
+    app = create_app(settings)
     process = None
     if worker:
         process = multiprocessing.get_context("spawn").Process(target=_work, args=(settings,), name="tokensieve-worker")
         process.start()
-    sys.stderr.write(
-        f"\nTokensieve is at http://{settings.host}:{settings.port}\nLog in once with: http://{settings.host}:{settings.port}{path}\n\n"
-    )
+    sys.stderr.write(_greeting(settings))
+    tls = {"ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key} if settings.tls_cert else {}
     try:
         uvicorn.run(
-            create_app(settings), host=settings.host, port=settings.port, log_level="warning", server_header=False
-        )
+            app, host=settings.host, port=settings.port, log_level="warning", server_header=False,
+            **tls,  # type: ignore[arg-type]
+        )  # fmt: skip
     finally:
         if process is not None:
             process.terminate()
             process.join(10)
+
+
+def _greeting(settings: Settings) -> str:
+    scheme = "https" if settings.tls_cert else "http"
+    if settings.team:
+        names = ", ".join(f"{scheme}://{name}:{settings.port}" for name in settings.allowed_hosts)
+        return f"\nTokensieve listens on {settings.host}:{settings.port}, for {names}\n\n"
+    address = f"{scheme}://{settings.host}:{settings.port}"
+    with session_factory(settings).begin() as session:
+        path = make_login_link(session, settings)
+    return f"\nTokensieve is at {address}\nLog in once with: {address}{path}\n\n"

@@ -1,5 +1,6 @@
 """One Settings class, read from the environment (`TOKENSIEVE_…`)."""
 
+import ipaddress
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,6 +27,23 @@ class Settings(BaseSettings):
     explain_key: SecretStr = SecretStr("")
     explain_price_in: float = 0.0  # per million tokens, for the preview of costs
     explain_price_out: float = 0.0
+    # A team: every host name or address under which browsers ask for this server, and how it is encrypted.
+    allowed_hosts: list[str] = []
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure_http: bool = False  # somebody else encrypts (a reverse proxy, a VPN)
+
+    @property
+    def loopback(self) -> bool:
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def team(self) -> bool:
+        """Reached from other machines: accounts only, no login link."""
+        return not self.loopback or bool(self.allowed_hosts)
 
     @property
     def url(self) -> str:

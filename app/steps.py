@@ -4,17 +4,19 @@ Only the worker imports this module's targets, so torch stays out of the web pro
 folders are named after the job, so a job that is run again after a kill finds its own shards.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker, undefer
 
+from app import gold_import, queries
 from app import models as m
-from app import queries
 from app.db import reading
+from app.gold import gold_texts
 from app.importing import import_file
 from app.jobs import JobView
 from app.settings import Settings
@@ -103,6 +105,21 @@ def import_files(settings: Settings, sessions: Sessions, job: JobView) -> Iterat
         sessions, job.project_id, source, a["filename"], a["family"], a["side"],
         a.get("text_field") or "text", a.get("id_field") or "id", job.author,
     )  # fmt: skip
+
+
+def import_gold(settings: Settings, sessions: Sessions, job: JobView) -> Generator[Event, None, dict[str, Any]]:
+    """Labels from a file, for documents that are in the project already."""
+    assert job.project_id is not None
+    project_id, source, format_ = job.project_id, settings.data_dir / job.args["path"], job.args["format"]
+    out = settings.artifacts_dir / f"gold-{job.id}"
+    made: list[Artifact] = []
+
+    def take() -> Iterator[Event]:
+        return gold_import.import_file(sessions, project_id, source, format_, job.author, out)
+
+    yield from relay(once(out, "gold", take), made)
+    register(sessions, settings, job, made[-1])
+    return made[-1].info
 
 
 def harvest(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
@@ -299,30 +316,38 @@ def evaluate(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[E
 
 
 def evaluate_classifier(settings: Settings, sessions: Sessions, classifier_id: int) -> Iterator[Event]:
-    """Scores on weak labels of the validation and test splits, and on gold where people annotated.
+    """Scores on weak labels of the validation and test splits, on gold, and apart from it on what was sealed once.
 
     The baselines stand beside it, on the same documents.
     """
     from app.baselines import baseline_predictions
     from app.baselines import scores as baseline_scores
     from labeling.evaluate import score
+    from labeling.predict import predict_corpus
     from labeling.predictions import Prediction, PredictionStore
 
     with reading(sessions) as session:
         row = session.get_one(m.Classifier, classifier_id)
         assert row.label_set_id is not None and row.predictions_id is not None
         label_set_id, threshold, project_id = row.label_set_id, row.threshold, row.project_id
-        predictions = PredictionStore.open(settings.data_dir / session.get_one(m.Artifact, row.predictions_id).path)
-        info = row.info
+        store = PredictionStore.open(settings.data_dir / session.get_one(m.Artifact, row.predictions_id).path)
+        folder, info = settings.data_dir / session.get_one(m.Artifact, row.artifact_id).path, row.info
     documents = weak_documents(settings, sessions, label_set_id)
     sets = {split: [d for d, s in documents if s == split] for split in ("validation", "test")}
-    sets["gold"] = gold_documents(sessions, project_id)
+    sets["gold"] = gold_documents(sessions, project_id, ("train", "validation", "test"))
+    sets["sealed"] = gold_documents(sessions, project_id, ("revealed",))
+    later = [d for name in ("gold", "sealed") for d in sets[name] if store.document(d.id) is None]
     results: dict[str, Any] = {}
-    for done, (name, truth) in enumerate(sets.items()):
-        yield Progress(done, len(sets), "sets", f"evaluate on {name}")
-        if truth:
-            scored = (Prediction(d.id, *at).to_json(threshold) for d in truth if (at := predictions.document(d.id)))
-            results[name] = score(scored, truth).to_json()
+    with TemporaryDirectory() as temporary:  # documents that came, or were revealed, after the corpus was scored
+        if later:
+            scoring = predict_corpus(folder, later, Path(temporary) / "later")
+            yield from (event for event in scoring if not isinstance(event, Artifact))
+        stores = [store, *([PredictionStore.open(Path(temporary) / "later")] if later else [])]
+        for done, (name, truth) in enumerate(sets.items()):
+            yield Progress(done, len(sets), "sets", f"evaluate on {name}")
+            if truth:
+                found = ((d.id, at) for d in truth for s in stores if (at := s.document(d.id)))
+                results[name] = score((Prediction(id_, *at).to_json(threshold) for id_, at in found), truth).to_json()
     targets = {d.id: d for truth in sets.values() for d in truth}
     made: list[Artifact] = []
     results |= {"baselines": {}, "baselines_missing": None}
@@ -337,22 +362,10 @@ def evaluate_classifier(settings: Settings, sessions: Sessions, classifier_id: i
     yield Progress(len(sets), len(sets), "sets", "evaluated")
 
 
-def gold_documents(sessions: Sessions, project_id: int) -> list[Document]:
-    """Documents whose newest annotation says done or clean: spans where forget, retain elsewhere."""
+def gold_documents(sessions: Sessions, project_id: int, splits: Sequence[str]) -> list[Document]:
+    """What people decided: spans where forget, not scored where they disagree, retain elsewhere."""
     with reading(sessions) as session:
-        documents = {d.id: d for d in project_documents(session, project_id)}
-        events = session.scalars(
-            select(m.Annotation)
-            .join(m.Document, m.Document.id == m.Annotation.document_id)
-            .where(m.Document.project_id == project_id)
-            .order_by(m.Annotation.version)
-        )
-        newest_of = {e.document_id: e for e in events if e.document_id in documents}
-        return [
-            Document(d.key, d.text, d.family.name, d.family.side, spans=[(s[0], s[1]) for s in e.spans])
-            for d, e in ((documents[i], e) for i, e in newest_of.items())
-            if e.state in ("done", "clean")
-        ]
+        return list(gold_texts(session, project_id, splits))
 
 
 def filter_corpus(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:

@@ -47,6 +47,7 @@ class Summary:
     classifier: Int64[np.ndarray, " doc"]
     rule_only: Int64[np.ndarray, " doc"]
     classifier_only: Int64[np.ndarray, " doc"]
+    unsure: Int64[np.ndarray, " doc"]  # p nearer to the threshold than to 0 or 1
 
     @property
     def disagree(self) -> Int64[np.ndarray, " doc"]:
@@ -67,6 +68,10 @@ class Sources:
     predictions: PredictionStore | None = field(default=None, compare=False)
     classifier: Classifier | None = field(default=None, compare=False)
     problems: tuple[str, ...] = field(default=(), compare=False)  # damaged folders, in words for the page
+
+    @property
+    def blind(self) -> bool:
+        return self is BLIND
 
     @property
     def threshold(self) -> float:
@@ -117,6 +122,9 @@ class Sources:
         first = max(0, int(np.searchsorted(begins, starts[0], side="right")) - 1)
         last = int(np.searchsorted(begins, ends[-1])) + 1
         return Prediction(key, begins[first:last], stops[first:last], p[first:last]).carried(starts, ends)
+
+
+BLIND = Sources(("blind",))  # what somebody sees who is to read a document without suggestions
 
 
 def flagged(weak: UInt8[np.ndarray, " tok"]) -> Bool[np.ndarray, " tok"]:
@@ -188,7 +196,7 @@ def summary(sources: Sources) -> Summary | None:
     if store is None:
         return None
     tokens = np.diff(store.doc_indptr).astype(np.int64)
-    counts = np.zeros((4, len(tokens)), dtype=np.int64)
+    counts = np.zeros((5, len(tokens)), dtype=np.int64)
     for i, key in enumerate(store.keys):
         part = store.document(i)
         rule = flagged(sources.flags[part]) if sources.flags is not None else np.zeros(tokens[i], dtype=bool)
@@ -197,6 +205,7 @@ def summary(sources: Sources) -> Summary | None:
         if p is not None:
             above = p >= sources.threshold
             counts[1, i] = above.sum()
+            counts[4, i] = ((p > sources.threshold / 2) & (p < (1 + sources.threshold) / 2)).sum()
             if sources.flags is not None:
                 counts[2, i], counts[3, i] = (rule & ~above).sum(), (above & ~rule).sum()
     return Summary(tokens, *counts)

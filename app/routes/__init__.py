@@ -3,6 +3,9 @@
 from fastapi import APIRouter
 
 from app.routes import (
+    account,
+    agreement,
+    assignments,
     auth,
     bulk,
     classifiers,
@@ -11,15 +14,20 @@ from app.routes import (
     explanations,
     exports,
     functions,
+    gold,
     jobs,
     latents,
     projects,
     review,
     rule,
+    sealed,
+    team,
 )
 
 AREAS = (
     auth,
+    account,
+    team,
     jobs,
     projects,
     corpus,
@@ -30,6 +38,10 @@ AREAS = (
     rule,
     bulk,
     review,
+    assignments,
+    agreement,
+    gold,
+    sealed,
     classifiers,
     exports,
 )

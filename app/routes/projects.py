@@ -9,9 +9,10 @@ from app import queries
 from app.access import ProjectDep, StoreDep
 from app.db import SessionDep
 from app.jobs import enqueue
-from app.models import Reference
+from app.models import Project, Reference
 from app.overview import next_step, steps
 from app.pages import redirect, render
+from app.roles import ViewerDep, join_project, memberships
 from app.routes.jobs import job_context
 from app.security import CurrentUser
 
@@ -23,25 +24,31 @@ def home() -> Response:
     return RedirectResponse("/projects", status_code=303)
 
 
+def _mine(session: SessionDep, viewer: ViewerDep) -> list[tuple[Project, int, int, int]]:
+    mine = memberships(session, viewer)
+    return [row for row in queries.projects_with_counts(session) if mine is None or row[0].id in mine]
+
+
 @router.get("/projects")
-def index(request: Request, session: SessionDep) -> Response:
-    return render(request, "projects/index.html", projects=queries.projects_with_counts(session), form={}, error=None)
+def index(request: Request, session: SessionDep, viewer: ViewerDep) -> Response:
+    return render(request, "projects/index.html", projects=_mine(session, viewer), form={}, error=None)
 
 
 @router.post("/projects")
 def create(
     request: Request,
     session: SessionDep,
-    user: CurrentUser,
+    viewer: ViewerDep,
     name: Annotated[str, Form(max_length=120)] = "",
     includes: Annotated[str, Form(max_length=20_000)] = "",
     excludes: Annotated[str, Form(max_length=20_000)] = "",
 ) -> Response:
     try:
-        project = queries.create_project(session, name, includes, excludes, user)
+        project = queries.create_project(session, name, includes, excludes, viewer.name)
+        join_project(session, viewer, project.id)
     except ValueError as error:
         form = {"name": name, "includes": includes, "excludes": excludes}
-        projects = queries.projects_with_counts(session)
+        projects = _mine(session, viewer)
         return render(
             request, "projects/index.html", "projects/_form.html", 422, projects=projects, form=form, error=str(error)
         )  # fmt: skip

@@ -1,64 +1,88 @@
-"""Review: the queue, the reader page, the events people write there, and gold."""
+"""Review: the queue, the reader page, and the events people write there."""
 
-import json
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from sqlalchemy.orm import Session
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
+from fastapi.responses import JSONResponse, Response
 
 from app import queries
 from app import review_queries as review
 from app.access import ProjectDep, SettingsDep
+from app.access_log import note
 from app.annotating import Event
+from app.assignments import assignment_of, is_blind, pace_of
 from app.comparing import Pair, opinions, spans_by
-from app.db import SessionDep, reading
+from app.db import SessionDep
 from app.models import Annotation, Document
 from app.pages import render
 from app.reader import chunk, outline
 from app.review_queries import Filters, StaleVersion
-from app.review_queue import ORDERS, choices, neighbour_id, queue_page
-from app.security import CurrentUser
-from app.suggestions import Sources, sources_of
+from app.review_queue import ORDERS, QUEUES, choices, desk, neighbour_ids, queue_page
+from app.roles import Viewer, ViewerDep
+from app.suggestions import BLIND, Sources, sources_of
 from labeling.rule import RuleConfig, why
 
 router = APIRouter(prefix="/projects/{slug}")
-Why = Literal["all", "flagged", "disagreement", "retain"]
+Why = Literal["all", "flagged", "disagreement", "uncertain", "retain", "random", "strata", "assigned", "similar"]
 
 
 def get_filters(
     why: Why = "all",
     family: Annotated[str, Query(max_length=200)] = "",
-    split: Literal["", "train", "validation", "test"] = "",
+    split: Literal["", "train", "validation", "test", "revealed"] = "",
     state: Literal["", "open", "todo", "part", "done", "clean", "skip"] = "",
+    to: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> Filters:
-    return Filters(why, family, split, state)
+    return Filters(why, family, split, state, to)
 
 
-def get_sources(project: ProjectDep, session: SessionDep, settings: SettingsDep) -> Sources:
+def get_sources(
+    request: Request, project: ProjectDep, session: SessionDep, settings: SettingsDep, viewer: ViewerDep
+) -> Sources:
+    """What the machines say; nothing about a document that this person is to read blind, whatever the page."""
+    document_id = request.path_params.get("document_id", "")
+    if document_id.isdecimal() and len(document_id) < 10 and is_blind(session, int(document_id), viewer):
+        return BLIND
     return sources_of(session, settings, project)
 
 
-def get_document(project: ProjectDep, session: SessionDep, document_id: int) -> Document:
-    document = review.open_document(session, project.id, document_id)
-    if document is None:
+def get_document(
+    request: Request, project: ProjectDep, session: SessionDep, viewer: ViewerDep,
+    document_id: Annotated[int, Path(ge=1, lt=2**31)],
+) -> Document:  # fmt: skip
+    """A document this person may read: never a sealed one, and annotators only what is assigned to them."""
+    project_id = project.id
+    document = review.open_document(session, project_id, document_id)
+    mine = viewer.may("curator") or assignment_of(session, document_id, viewer.name) is not None
+    if document is None and review.is_sealed(session, project_id, document_id):
+        session.rollback()  # a POST holds the write lock already, and the log is written apart
+        note(request.app.state.sessions, project_id, "refused", viewer.name, document_id, "asked for a sealed document")
+    if document is None or not mine:
         raise HTTPException(404, "There is no such document to read in this project.")
     return document
 
 
+SourcesDep = Annotated[Sources, Depends(get_sources, scope="function")]
 DocumentDep = Annotated[Document, Depends(get_document, scope="function")]
 
 
+def refuse_blind(request: Request, project_id: int, viewer: Viewer, document_id: int, asked: str) -> NoReturn:
+    note(request.app.state.sessions, project_id, "refused", viewer.name, document_id, f"asked for {asked}")
+    raise HTTPException(403, "You read this document blind: nobody's suggestions are shown.")
+
+
 def get_pair(
-    project: ProjectDep, session: SessionDep, settings: SettingsDep, document: DocumentDep,
+    request: Request, project: ProjectDep, session: SessionDep, settings: SettingsDep, viewer: ViewerDep,
+    document: DocumentDep, sources: SourcesDep,
     a: Annotated[str, Query(max_length=40)] = "", b: Annotated[str, Query(max_length=40)] = "",
 ) -> Pair | None:  # fmt: skip
     """What is compared on the page, if anything is."""
     if not a or not b:
         return None
-    gold = review.labels_now(review.newest_annotation(session, document.id)).spans
+    if sources.blind:
+        refuse_blind(request, project.id, viewer, document.id, "a comparison")
+    gold = review.labels_now(review.newest_annotation(session, document.id, viewer.layer)).spans
     try:
         sides = [spans_by(session, settings, project.id, name, document.key, gold) for name in (a, b)]
     except (ValueError, OSError) as damaged:
@@ -69,7 +93,6 @@ def get_pair(
 
 
 FiltersDep = Annotated[Filters, Depends(get_filters)]
-SourcesDep = Annotated[Sources, Depends(get_sources, scope="function")]
 PairDep = Annotated[Pair | None, Depends(get_pair, scope="function")]
 
 
@@ -84,15 +107,17 @@ def query_of(filters: Filters) -> str:
 
 @router.get("/review")
 def index(
-    request: Request, project: ProjectDep, session: SessionDep, sources: SourcesDep, filters: FiltersDep,
-    page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+    request: Request, project: ProjectDep, session: SessionDep, viewer: ViewerDep, sources: SourcesDep,
+    filters: FiltersDep, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
 ) -> Response:  # fmt: skip
     return render(
         request, "review/index.html", "review/_rows.html",
         project=project, sources=sources, filters=filters, query=query_of(filters),
-        entries=queue_page(session, project, sources, filters, page),
-        choices=choices(queries.sides_of(session, project.id)), orders=ORDERS,
-        progress=review.review_progress(session, project.id),
+        entries=queue_page(desk(session, project, sources, viewer), filters, page),
+        choices=choices(queries.sides_of(session, project.id), filters.why), orders=ORDERS,
+        queues=[(name, asked) for name, asked in QUEUES if viewer.layer or "assigned" not in asked],
+        progress=review.review_progress(session, project.id, viewer),
+        pace=pace_of(session, project.id, viewer.layer),
     )  # fmt: skip
 
 
@@ -108,19 +133,22 @@ def state_json(row: Annotation | None) -> dict[str, Any]:
 
 @router.get("/documents/{document_id}")
 def show(
-    request: Request, project: ProjectDep, session: SessionDep, document: DocumentDep, sources: SourcesDep,
-    filters: FiltersDep, pair: PairDep, at: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    request: Request, project: ProjectDep, session: SessionDep, settings: SettingsDep, viewer: ViewerDep,
+    document: DocumentDep, sources: SourcesDep, filters: FiltersDep, pair: PairDep,
+    at: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> Response:  # fmt: skip
-    row = review.newest_annotation(session, document.id)
+    row = review.newest_annotation(session, document.id, viewer.layer)
+    everything = sources_of(session, settings, project) if sources.blind else sources
+    before, after = neighbour_ids(desk(session, project, everything, viewer), filters, document)
+    if sources.blind:
+        note(request.app.state.sessions, project.id, "blind", viewer.name, document.id, "opened without suggestions")
     return render(
         request, "review/show.html",
         project=project, document=document, sources=sources, filters=chosen(filters), query=query_of(filters),
         annotation=row, state=state_json(row), chunk=chunk(sources, document.key, document.text, at, pair),
-        pair=pair, opinions=opinions(session, project.id),
+        pair=pair, opinions={} if sources.blind else opinions(session, project.id),
         agreement=pair.agreement(sources.tokens_of(document.key, document.text)) if pair else None,
-        outline=outline(sources, document.key, document.characters),
-        previous_id=neighbour_id(session, project, sources, filters, document, -1),
-        next_id=neighbour_id(session, project, sources, filters, document, 1),
+        outline=outline(sources, document.key, document.characters), previous_id=before, next_id=after,
     )  # fmt: skip
 
 
@@ -134,16 +162,16 @@ def text(
 
 
 @router.get("/documents/{document_id}/annotations")
-def annotations(session: SessionDep, document: DocumentDep) -> Response:
+def annotations(session: SessionDep, viewer: ViewerDep, document: DocumentDep) -> Response:
     """What counts now: a tab that was left for a while asks before it is used again."""
-    return JSONResponse(state_json(review.newest_annotation(session, document.id)))
+    return JSONResponse(state_json(review.newest_annotation(session, document.id, viewer.layer)))
 
 
 @router.post("/documents/{document_id}/annotations")
-def annotate(session: SessionDep, document: DocumentDep, user: CurrentUser, event: Event) -> Response:
+def annotate(session: SessionDep, document: DocumentDep, viewer: ViewerDep, event: Event) -> Response:
     """200 with the new state, 409 with the newer one if somebody wrote first, 422 if it makes no sense."""
     try:
-        row = review.annotate(session, document, event, user)
+        row = review.annotate(session, document, event, viewer.name, viewer.layer)
     except StaleVersion as stale:
         detail = "Somebody else changed this document since this page was loaded."
         return JSONResponse({"detail": detail, **state_json(stale.newest)}, 409)
@@ -154,27 +182,15 @@ def annotate(session: SessionDep, document: DocumentDep, user: CurrentUser, even
 
 @router.get("/documents/{document_id}/why")
 def explain(
-    request: Request, project: ProjectDep, document: DocumentDep, sources: SourcesDep,
+    request: Request, project: ProjectDep, viewer: ViewerDep, document: DocumentDep, sources: SourcesDep,
     start: Annotated[int, Query(ge=0, lt=2**31)],
 ) -> Response:  # fmt: skip
     """The chosen latents that fire on the token at code point `start`, strongest first."""
+    if sources.blind:
+        refuse_blind(request, project.id, viewer, document.id, "suggestions")
     token = sources.token_at(document.key, start)
     labels, found = sources.label_set, []
     if token is not None and labels is not None and sources.store is not None:
         config = RuleConfig.model_validate(labels.rule.config)
         found = why(sources.store, labels.rule.latents, config, token)
     return render(request, "review/_why.html", project=project, fired=found[:12], labels=labels, token=token)
-
-
-@router.get("/gold.jsonl")
-def gold(request: Request, project: ProjectDep) -> Response:
-    """Finished documents, one JSON object a line, streamed from a session of its own."""
-
-    def lines(session: Session) -> Iterator[str]:
-        with session:
-            for row in review.gold_rows(session, project.id):
-                yield json.dumps(row, ensure_ascii=False) + "\n"
-
-    headers = {"Content-Disposition": f'attachment; filename="{project.slug}-gold.jsonl"'}
-    chunks = lines(reading(request.app.state.sessions))
-    return StreamingResponse(chunks, media_type="application/jsonl", headers=headers)

@@ -5,13 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import MIGRATIONS, make_engine, migrate
-from app.models import Base, Project, UTCDateTime
+from app.models import AccessLog, Base, Project, UTCDateTime
 from app.settings import Settings
 
 
@@ -29,6 +31,42 @@ def test_migrating_again_changes_nothing(settings: Settings, sessions: sessionma
     migrate(settings)
     with sessions() as session:
         assert session.get_one(Project, project.id).name == "Medicine"
+
+
+def test_labels_made_before_teams_become_the_project_s_own_layer(settings: Settings, tmp_path: Path):
+    old = settings.model_copy(update={"data_dir": tmp_path / "old", "database_url": ""})
+    migrate(old, "0001")
+    engine = make_engine(old.url)
+    rows = [(1, 1, "add", "[[0, 4]]", "part"), (1, 2, "state", "[[0, 4]]", "done"), (2, 1, "state", "[]", "clean")]
+    with engine.begin() as connection:
+        connection.execute(text("PRAGMA defer_foreign_keys=ON"))
+        connection.execute(text("INSERT INTO project VALUES (1, 'p', 'P', NULL, '2026-01-01')"))
+        connection.execute(text("INSERT INTO family VALUES (1, 1, 'f', 'forget')"))
+        connection.execute(text("INSERT INTO import VALUES (1, 1, 'f', 'x', 1, 2, 2, 1, '2026-01-01')"))
+        for id_ in (1, 2):
+            document = "INSERT INTO document VALUES (:id, 1, 1, 1, :key, 'x', 'train', 4, 'text', '{}')"
+            connection.execute(text(document), {"id": id_, "key": str(id_)})
+        for id_, (document_id, version, action, spans, state) in enumerate(rows):
+            connection.execute(
+                text("INSERT INTO annotation VALUES (:i, :d, :v, :a, 0, 4, 'x', :s, '[]', :t, 'owner', '2026-01-01')"),
+                {"i": id_, "d": document_id, "v": version, "a": action, "s": spans, "t": state},
+            )
+    engine.dispose()
+    migrate(old)
+    with engine.connect() as connection:
+        kept = connection.execute(
+            text("SELECT document_id, version, action, spans, state FROM annotation WHERE layer = '' ORDER BY id")
+        )
+        assert [tuple(row) for row in kept] == rows
+    engine.dispose()
+
+
+def test_the_access_log_only_grows(sessions: sessionmaker[Session], project: Project):
+    with sessions.begin() as session:
+        session.add(AccessLog(project_id=project.id, action="reveal", user="owner", reason="final test"))
+    for change in ("UPDATE access_log SET reason = ''", "DELETE FROM access_log"):
+        with pytest.raises(DBAPIError, match="append-only"), sessions.begin() as session:
+            session.execute(text(change))
 
 
 def test_two_processes_may_migrate_at_once(settings: Settings, tmp_path: Path):

@@ -19,7 +19,7 @@ from app.settings import Settings
 HTML = {"Accept": "text/html"}
 
 
-def every_route(app: FastAPI) -> list[tuple[str, str]]:
+def every_route(app: FastAPI, slug: str = "1") -> list[tuple[str, str]]:
     """(method, path with its parameters filled in) of every route and mount."""
 
     def walk(routes: list[BaseRoute], prefix: str = "") -> list[tuple[str, str]]:
@@ -28,7 +28,7 @@ def every_route(app: FastAPI) -> list[tuple[str, str]]:
             if isinstance(route, Mount):
                 found.append(("GET", f"{prefix}{route.path}/app.css"))
             elif isinstance(route, Route):
-                path = re.sub(r"\{[^}]+\}", "1", prefix + route.path)
+                path = re.sub(r"\{[^}]+\}", "1", (prefix + route.path).replace("{slug}", slug))
                 found += [(method, path) for method in sorted(route.methods or {"GET"})]
             else:  # an included router
                 found += walk(route.original_router.routes, prefix)  # type: ignore[attr-defined]
@@ -190,7 +190,7 @@ def test_large_forms_are_refused(app: FastAPI, client: TestClient):
 
 def test_solo_mode_answers_only_this_machine(settings: Settings):
     for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
-        with pytest.raises(ValueError, match="no accounts"):
+        with pytest.raises(ValueError, match="lets other machines in: set TOKENSIEVE_ALLOWED_HOSTS"):
             create_app(settings.model_copy(update={"host": host}))
 
 
