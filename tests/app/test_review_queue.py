@@ -72,10 +72,11 @@ def test_sealing_and_revealing_change_what_is_in_the_queue(at, sessions, setting
 
 
 def test_pace_counts_documents_in_an_hour_of_work(sessions, project):
+    begun = now()
     with sessions.begin() as session:
         for i, document in enumerate(documents_of(session, project)[:4]):
             # two minutes each, a night between the second and the third
-            at = now() - timedelta(hours=10 if i < 2 else 1) + timedelta(minutes=2 * i)
+            at = begun - timedelta(hours=10 if i < 2 else 1) + timedelta(minutes=2 * i)
             session.add(
                 Annotation(
                     document_id=document.id, layer="ann", version=1, action="state", spans=[], judged=[], state="clean",
