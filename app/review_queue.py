@@ -6,7 +6,7 @@ machines' labels stay the same; states are looked at last, since they change wit
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -47,6 +47,11 @@ QUEUES = [
     ("By family", "why=strata&state=open"),
 ]
 BY_MACHINE = ("flagged", "disagreement", "uncertain", "retain", "similar")  # never shows a blind reader's documents
+# What put a document there, where the machines' figures do not say so.
+DRAWN = {
+    "random": "drawn at random", "strata": "drawn from its family", "similar": "the same latents fire",
+    "assigned": "assigned to you",
+}  # fmt: skip
 SIZE = 50
 
 
@@ -220,6 +225,8 @@ def queue_page(at: Desk, filters: Filters, number: int) -> Page[Entry]:
     rows = review.documents_by_id(at.session, at.project.id, ids[offset : offset + SIZE].tolist(), at.viewer.layer)
     blind = at.blind
     entries = [entry(at.sources, document, annotation, document.id in blind) for document, annotation in rows]
+    if drawn := DRAWN.get(filters.why):
+        entries = [replace(e, reasons=[drawn, *e.reasons]) for e in entries]
     return Page(entries, max(1, number), SIZE, len(ids))
 
 
@@ -235,7 +242,7 @@ def neighbour_ids(at: Desk, filters: Filters, document: Document) -> tuple[int |
 
 def entry(sources: Sources, document: Document, annotation: Annotation | None, blind: bool = False) -> Entry:
     if blind:
-        return Entry(document, annotation, None, None, None, ["assigned to you, blind"])
+        return Entry(document, annotation, None, None, None, ["to be read blind"])
     counts, at = summary(sources), position(sources, document.key)
     if counts is None or at is None:
         unknown = ["not in the activation store yet"] if sources.store is not None else []
@@ -249,16 +256,15 @@ def entry(sources: Sources, document: Document, annotation: Annotation | None, b
 
 def reasons(counts: Summary, at: int, side: str) -> list[str]:
     """Why a document is worth reading, in words."""
-    rule_only, classifier_only, unsure = (int(n[at]) for n in (counts.rule_only, counts.classifier_only, counts.unsure))
+    rule, rule_only = int(counts.rule[at]), int(counts.rule_only[at])
+    classifier_only, unsure = int(counts.classifier_only[at]), int(counts.unsure[at])
     out = []
-    if (counts.rule[at] or counts.classifier[at]) and side == "retain":
+    if (rule or counts.classifier[at]) and side == "retain":
         out.append("retain family, yet flagged")
-    if rule_only:
-        out.append(f"rule alone flags {rule_only:,}")
+    if rule:
+        out.append(f"rule flags {rule:,}" + (f", {rule_only:,} of them alone" if rule_only else ""))
     if classifier_only:
         out.append(f"classifier alone flags {classifier_only:,}")
-    if counts.rule[at] and not out:
-        out.append("flagged by the rule")
     if unsure:
         out.append(f"classifier unsure of {unsure:,}")
     return out

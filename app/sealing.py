@@ -52,7 +52,7 @@ def seal(session: Session, project_id: int, per_family: int, viewer: Viewer) -> 
     count = int(session.execute(chosen.values(split="sealed"), execution_options=UNSYNCED).rowcount)  # type: ignore[attr-defined]
     if not count:
         raise ValueError("no document of the test split is left that nobody has read; import more first")
-    reason = f"{count:,} documents, at most {per_family:,} a family"
+    reason = f"{count:,} document{'' if count == 1 else 's'}, at most {per_family:,} a family"
     session.add(AccessLog(project_id=project_id, action="seal", user=viewer.name, reason=reason))
     return count
 

@@ -89,7 +89,7 @@ def test_a_blind_reader_gets_no_suggestion_from_any_page_and_it_is_logged(team, 
         assert ("data-p=" in text) == ("seed" in text) == seen
     assert team["ann"].get(f"{url}/why?start=12").status_code == 403
     queue = team["ann"].get("/projects/medicine/review").text
-    assert "assigned to you, blind" in queue
+    assert "to be read blind" in queue
     for why in ("flagged", "disagreement", "uncertain", "retain", "similar"):
         assert "clinic-1" not in team["ann"].get(f"/projects/medicine/review?why={why}").text, why
     with sessions() as session:

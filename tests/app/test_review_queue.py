@@ -36,6 +36,13 @@ def test_the_classifier_is_unsure_where_p_is_near_its_threshold(at):
     assert "classifier unsure of 2" in queue_page(at, Filters("uncertain"), 1).rows[0].reasons
 
 
+def test_every_line_of_a_queue_says_why_it_is_there(at):
+    whys = ("flagged", "disagreement", "uncertain", "retain", "random", "strata")
+    assert all(entry.reasons for why in whys for entry in queue_page(at, Filters(why), 1).rows)
+    first = queue_page(at, Filters("flagged"), 1).rows[0]
+    assert first.reasons[:2] == ["rule flags 2", "classifier alone flags 1"]
+
+
 def test_a_random_sample_stays_the_same_and_is_not_the_import_order(at):
     drawn = keys(at, "random")
     assert drawn == keys(at, "random") and sorted(drawn) == sorted(keys(at, "all")) and drawn != keys(at, "all")
