@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from app.models import Artifact
 from app.settings import Settings
-from labeling import discovery
+from labeling import discovery, votes
 from labeling.artifacts import MANIFEST, ArtifactError, verify
 from labeling.predictions import PredictionStore
 from labeling.store import Store
 from labeling.vocabulary import Vocabulary
+from labeling.votes import StoredVotes
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,12 @@ def open_predictions(settings: Settings, artifact: Artifact) -> PredictionStore:
     return _predictions(folder, _time(folder))
 
 
+def open_votes(settings: Settings, artifact: Artifact) -> StoredVotes:
+    """One function's votes over a store."""
+    folder = folder_of(settings, artifact)
+    return _votes(folder, _time(folder))
+
+
 @lru_cache(maxsize=8)
 def _store(folder: Path, time: int) -> Store:
     return Store.open(folder)
@@ -143,3 +150,8 @@ def _labels(folder: Path, time: int) -> UInt8[np.ndarray, " tok"]:
 @lru_cache(maxsize=8)
 def _predictions(folder: Path, time: int) -> PredictionStore:
     return PredictionStore.open(folder)
+
+
+@lru_cache(maxsize=64)
+def _votes(folder: Path, time: int) -> StoredVotes:
+    return votes.open_votes(folder)

@@ -19,6 +19,7 @@ KINDS = {
     "gold": "app.steps:import_gold",
     "harvest": "app.steps:harvest",
     "discover": "app.steps:discover",
+    "vote": "app.voting:vote",
     "label": "app.steps:label",
     "train": "app.steps:train",
     "evaluate": "app.steps:evaluate",

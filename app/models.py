@@ -199,7 +199,10 @@ class Artifact(Base):
 
 
 class Verdict(Base):
-    """A person's accept, reject or unsure on a latent (or `clear`, which withdraws it). The newest counts."""
+    """A person's accept, reject or unsure on a latent (or `clear`, which withdraws it). The newest counts.
+
+    Taking one back writes what counted before it once more, with `undoes_id` pointing at it.
+    """
 
     __tablename__ = "verdict"
     __table_args__ = (Index("ix_verdict_latent", "project_id", "reference_id", "latent"),)
@@ -211,6 +214,7 @@ class Verdict(Base):
     note: Mapped[str] = mapped_column(default="")
     author: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=now)
+    undoes_id: Mapped[int | None] = mapped_column(ForeignKey("verdict.id", name="fk_verdict_undoes"))  # taken back
 
 
 class Explanation(Base):

@@ -235,9 +235,14 @@ def issues_page(session: Session, import_id: int, page: int = 1, size: int = 100
 # Latents
 
 
-def verdicts_of(session: Session, project: Project) -> dict[int, Verdict]:
-    """The verdict that counts for each judged latent: its newest, unless that withdrew it."""
-    mine = (Verdict.project_id == project.id, Verdict.reference_id == project.reference_id)
+def verdicts_of(session: Session, project: Project, as_of: int | None = None) -> dict[int, Verdict]:
+    """The verdict that counts for each judged latent: its newest, unless that withdrew it.
+
+    `as_of` is the id of the last verdict to know of, for what was true at that time.
+    """
+    mine = [Verdict.project_id == project.id, Verdict.reference_id == project.reference_id]
+    if as_of is not None:
+        mine.append(Verdict.id <= as_of)
     newest = select(func.max(Verdict.id)).where(*mine).group_by(Verdict.latent)
     rows = session.scalars(select(Verdict).where(Verdict.id.in_(newest), Verdict.decision != "clear"))
     return {verdict.latent: verdict for verdict in rows}

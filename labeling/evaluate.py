@@ -104,20 +104,20 @@ def score(
     y = np.concatenate([y for y, _, _ in judged])
     p = np.concatenate([p for _, _, p in judged])
     of = np.repeat(np.arange(len(judged)), [len(y) for y, _, _ in judged])
-    draws = _draws(len(judged), bootstrap, seed)
+    draws = draws_of(len(judged), bootstrap, seed)
     totals = counts.sum(axis=0)
     resampled = draws @ counts  # (boot, 4)
     names = ("precision", "recall", "f1", "f2", "fpr")
-    intervals = {n: _interval(_FIGURES[n](resampled)) for n in names}
-    intervals["auroc"] = _interval(_auroc_resampled(p, y, of, draws))
+    intervals = {n: interval_of(FIGURES[n](resampled)) for n in names}
+    intervals["auroc"] = interval_of(_auroc_resampled(p, y, of, draws))
     return Scores(
-        **{n: _number(_FIGURES[n](totals[None])) for n in names},  # type: ignore[arg-type]
-        auroc=_number(_auroc_at(p, y)),
+        **{n: number_of(FIGURES[n](totals[None])) for n in names},  # type: ignore[arg-type]
+        auroc=number_of(_auroc_at(p, y)),
         documents=len(judged),
         words=len(y),
         forget_words=int(y.sum()),
         intervals=intervals,
-        families=_families(list(documents.values()), counts, draws),
+        families=family_scores(list(documents.values()), counts, draws),
         ids=list(documents),
         counts=counts,
         p=p,
@@ -192,7 +192,7 @@ def _ratio(above: Ints, below: Ints) -> Floats:
     return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
 
 
-_FIGURES: dict[str, Callable[[Ints], Floats]] = {
+FIGURES: dict[str, Callable[[Ints], Floats]] = {
     "precision": lambda c: _ratio(c[:, TP], c[:, TP] + c[:, FP]),
     "recall": lambda c: _ratio(c[:, TP], c[:, TP] + c[:, FN]),
     "f1": lambda c: _ratio(2 * c[:, TP], 2 * c[:, TP] + c[:, FP] + c[:, FN]),
@@ -201,11 +201,11 @@ _FIGURES: dict[str, Callable[[Ints], Floats]] = {
 }
 
 
-def _number(value: Floats) -> float | None:
+def number_of(value: Floats) -> float | None:
     return None if np.isnan(value[0]) else float(value[0])
 
 
-def _interval(values: Floats) -> Interval:
+def interval_of(values: Floats) -> Interval:
     """Middle 95% of the resampled values; None if nothing was resampled or no value is defined."""
     values = values[~np.isnan(values)]
     if not len(values):
@@ -214,7 +214,7 @@ def _interval(values: Floats) -> Interval:
     return float(low), float(high)
 
 
-def _draws(documents: int, bootstrap: int, seed: int) -> Ints:
+def draws_of(documents: int, bootstrap: int, seed: int) -> Ints:
     """How often each document is drawn in each resample."""
     share = np.full(documents, 1 / documents)
     return np.random.default_rng(seed).multinomial(documents, share, size=bootstrap)
@@ -248,7 +248,7 @@ def _auroc_resampled(p: Floats, y: Bools, of: Ints, draws: Ints, bins: int = 256
     return _auroc(*(draws.astype(np.float64) @ words_ for words_ in of_documents))
 
 
-def _families(documents: list[Document], counts: Ints, draws: Ints) -> dict[str, FamilyScores]:
+def family_scores(documents: list[Document], counts: Ints, draws: Ints) -> dict[str, FamilyScores]:
     out = {}
     for name in sorted({d.family or "(no family)" for d in documents}):
         here = [i for i, d in enumerate(documents) if (d.family or "(no family)") == name]
@@ -258,9 +258,9 @@ def _families(documents: list[Document], counts: Ints, draws: Ints) -> dict[str,
             documents=len(here),
             words=int(mine.sum()),
             forget_words=int(mine[TP] + mine[FN]),
-            fpr=_number(_FIGURES["fpr"](mine[None])),
-            recall=_number(_FIGURES["recall"](mine[None])),
-            intervals={n: _interval(_FIGURES[n](resampled)) for n in ("fpr", "recall")},
+            fpr=number_of(FIGURES["fpr"](mine[None])),
+            recall=number_of(FIGURES["recall"](mine[None])),
+            intervals={n: interval_of(FIGURES[n](resampled)) for n in ("fpr", "recall")},
         )
     return out
 
@@ -269,10 +269,10 @@ def paired(a: Scores, b: Scores, bootstrap: int = 1000, seed: int = 0) -> tuple[
     """F1 of `a` minus F1 of `b` on the same documents, and its 95% interval: both see each resample."""
     if a.ids != b.ids:
         raise ValueError("the two were scored on different gold documents; score both on the same file")
-    draws = _draws(len(a.ids), bootstrap, seed)
-    f1 = _FIGURES["f1"]
+    draws = draws_of(len(a.ids), bootstrap, seed)
+    f1 = FIGURES["f1"]
     difference = f1(a.counts.sum(axis=0)[None]) - f1(b.counts.sum(axis=0)[None])
-    return _number(difference), _interval(f1(draws @ a.counts) - f1(draws @ b.counts))
+    return number_of(difference), interval_of(f1(draws @ a.counts) - f1(draws @ b.counts))
 
 
 def _cuts(p: Floats, y: Bools) -> tuple[Floats, Ints, Ints]:

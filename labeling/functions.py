@@ -22,6 +22,7 @@ FUNCTIONS: dict[str, type["Function"]] = {}
 Offsets = NDArray[np.int32]  # (tok,)
 Votes = NDArray[np.int8]  # (tok,)
 FORGET, ABSTAIN, RETAIN = 1, 0, -1
+MOST_TERMS, LONGEST_TERM = 1_000_000, 500
 
 
 class Function(BaseModel):
@@ -122,7 +123,7 @@ class Terms(OneSided):
     """Votes on tokens that overlap a word or phrase of a list; the list may be long."""
 
     kind: Literal["terms"] = "terms"
-    terms: tuple[str, ...] = Field(min_length=1, description="Words and phrases, one a line.")
+    terms: tuple[str, ...] = Field(min_length=1, max_length=MOST_TERMS, description="Words and phrases, one a line.")
     ignore_case: bool = Field(True, description="Upper and lower case are alike.")
     whole_words: bool = Field(True, description="'art' does not match in 'heart'.")
 
@@ -132,6 +133,10 @@ class Terms(OneSided):
         for number, term in enumerate(terms, 1):
             if not term.strip():
                 raise ValueError(f"term {number} is blank; delete it")
+            if len(term) > LONGEST_TERM:
+                raise ValueError(
+                    f"term {number} has {len(term):,} characters; the most is {LONGEST_TERM}, one term a line"
+                )
         return terms
 
     @property
@@ -140,18 +145,40 @@ class Terms(OneSided):
         return f"terms {shown}" + (f" and {len(self.terms) - 3} more" if len(self.terms) > 3 else "")
 
     @cached_property
-    def _automaton(self) -> ahocorasick.Automaton:
+    def _by_word(self) -> dict[str, tuple[int, ...]]:
+        """First word of each term -> lengths of the terms that begin with it, where only whole words match."""
+        lengths: dict[str, set[int]] = {}
+        for term in self._folded:
+            if self.whole_words and (word := WORD.match(term)):
+                lengths.setdefault(word[0], set()).add(len(term))
+        return {word: tuple(sizes) for word, sizes in lengths.items()}
+
+    @cached_property
+    def _folded(self) -> frozenset[str]:
+        return frozenset(map(_fold, self.terms) if self.ignore_case else self.terms)
+
+    @cached_property
+    def _automaton(self) -> ahocorasick.Automaton | None:
+        """Of the terms that `_by_word` does not find: those that begin with a sign, or all if parts of words match."""
+        others = [term for term in self._folded if not self.whole_words or not WORD.match(term)]
         automaton = ahocorasick.Automaton()
-        for term in {_fold(t) if self.ignore_case else t for t in self.terms}:
+        for term in others:
             automaton.add_word(term, term)
         automaton.make_automaton()
-        return automaton
+        return automaton if others else None
 
     def vote(self, text: str, starts: Offsets, ends: Offsets, family: str | None) -> Votes:
         return self._on(overlapping(starts, ends, list(self._matches(text))))
 
     def _matches(self, text: str) -> Iterator[tuple[int, int]]:
-        for last, term in self._automaton.iter(_fold(text) if self.ignore_case else text):
+        """Words are looked up one by one: a long list is a dictionary, ready at once, where an automaton is not."""
+        text, known = _fold(text) if self.ignore_case else text, self._by_word
+        for word in WORD.finditer(text) if known else ():
+            for length in known.get(word[0], ()):
+                start, end = word.start(), word.start() + length
+                if text[start:end] in self._folded and not _cuts_word(text, end):
+                    yield start, end
+        for last, term in self._automaton.iter(text) if self._automaton is not None else ():
             start, end = last + 1 - len(term), last + 1
             if not self.whole_words or not (_cuts_word(text, start) or _cuts_word(text, end)):
                 yield start, end

@@ -235,20 +235,6 @@ def spans_of(store: Store, flags: Flags, i: int) -> Spans:
     return to_spans(is_forget(np.asarray(flags[where])), np.asarray(store.starts[where]), np.asarray(store.ends[where]))
 
 
-def why(
-    store: Store, latents: Sequence[int], config: RuleConfig, token: int, stats: Stats | None = None
-) -> list[tuple[int, float, float]]:
-    """(latent, value, threshold) of the chosen latents that fire on a token, the farthest above first."""
-    mean, sd = moments(stats or store.stats)
-    found = []
-    for latent in latent_weights(store, latents, ()):
-        tokens, values = store.latent(latent)
-        at = int(np.searchsorted(tokens, token))
-        if at < len(tokens) and tokens[at] == token:
-            found.append((latent, float(values[at]), float(mean[latent] + config.z * sd[latent])))
-    return sorted(found, key=lambda row: (row[2] - row[1], row[0]))
-
-
 def label_corpus(
     store_path: Path,
     latents: Sequence[int],

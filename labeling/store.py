@@ -141,6 +141,9 @@ class Store:
         """Position of a document; KeyError if the store does not hold it."""
         return self._index[key]
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._index
+
     def document(self, i: int) -> slice:
         """The tokens of document `i`."""
         return slice(int(self.doc_indptr[i]), int(self.doc_indptr[i + 1]))

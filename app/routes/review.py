@@ -21,7 +21,9 @@ from app.review_queries import Filters, StaleVersion
 from app.review_queue import ORDERS, QUEUES, choices, desk, neighbour_ids, queue_page
 from app.roles import Viewer, ViewerDep
 from app.suggestions import BLIND, Sources, sources_of
-from labeling.rule import RuleConfig, why
+from app.votes import ballot
+from labeling.rule import RuleConfig, latent_weights
+from labeling.why import explain
 
 router = APIRouter(prefix="/projects/{slug}")
 Why = Literal["all", "flagged", "disagreement", "uncertain", "retain", "random", "strata", "assigned", "similar"]
@@ -181,16 +183,21 @@ def annotate(session: SessionDep, document: DocumentDep, viewer: ViewerDep, even
 
 
 @router.get("/documents/{document_id}/why")
-def explain(
-    request: Request, project: ProjectDep, viewer: ViewerDep, document: DocumentDep, sources: SourcesDep,
-    start: Annotated[int, Query(ge=0, lt=2**31)],
+def why(
+    request: Request, project: ProjectDep, session: SessionDep, settings: SettingsDep, viewer: ViewerDep,
+    document: DocumentDep, sources: SourcesDep, start: Annotated[int, Query(ge=0, lt=2**31)],
 ) -> Response:  # fmt: skip
-    """The chosen latents that fire on the token at code point `start`, strongest first."""
+    """Who voted on the token at code point `start`, and from which seed it grew."""
     if sources.blind:
         refuse_blind(request, project.id, viewer, document.id, "suggestions")
-    token = sources.token_at(document.key, start)
-    labels, found = sources.label_set, []
-    if token is not None and labels is not None and sources.store is not None:
-        config = RuleConfig.model_validate(labels.rule.config)
-        found = why(sources.store, labels.rule.latents, config, token)
-    return render(request, "review/_why.html", project=project, fired=found[:12], labels=labels, token=token)
+    token, labels, store, flags = sources.token_at(document.key, start), sources.label_set, sources.store, sources.flags
+    context: dict[str, Any] = {"project": project, "document": document, "token": token, "labels": labels}
+    if token is not None and labels is not None and store is not None and flags is not None:
+        rule = labels.rule
+        functions = ballot(session, settings, project.id, store, labels.store_id, rule.functions)
+        weights = latent_weights(store, rule.latents, functions.latents)
+        context["reason"] = explain(
+            store, weights, RuleConfig.model_validate(rule.config), functions.votes, flags, token
+        )
+        context["waiting"] = functions.waiting
+    return render(request, "review/_why.html", **context)

@@ -1,6 +1,5 @@
 """The rule: its controls with a live what-if, its versions, saving one."""
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Query, Request
@@ -9,55 +8,51 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app import queries
-from app.access import ProjectDep, StoreDep
+from app.access import ProjectDep, SettingsDep, StoreDep
+from app.dashboard import Texts
 from app.db import SessionDep
 from app.jobs import enqueue
 from app.models import Project
 from app.pages import redirect, render
 from app.routes.jobs import job_context
 from app.security import CurrentUser
-from app.whatif import quick, sample_documents, shares, what_if
-from labeling.functions import parse
+from app.settings import Settings
+from app.votes import ballot
+from app.whatif import answer, flags_of, sample_documents
+from app.whatif_gold import gold_of
 from labeling.rule import RuleConfig
 from labeling.store import Store
 
 router = APIRouter(prefix="/projects/{slug}/rule")
 
 
-def _texts(session: Session, project: Project, store: Store, all_at_once: bool) -> Callable[[str], str]:
-    """Texts by key; functions that read every document get them in one go."""
-    known = queries.texts_by_key(session, project.id, store.keys) if all_at_once else {}
-
-    def text_of(key: str) -> str:
-        if key not in known:
-            known.update(queries.texts_by_key(session, project.id, [key]))
-        return known.get(key, "")
-
-    return text_of
-
-
-def _preview(session: Session, project: Project, store: Store, config: RuleConfig, draw: int) -> dict[str, Any]:
+def _preview(
+    session: Session, settings: Settings, project: Project, store: Store, config: RuleConfig, draw: int
+) -> dict[str, Any]:
     """What the rule would flag now, beside what the saved one flags."""
-    latents = queries.accepted_latents(session, project)
-    functions = [parse(row.config) for row in queries.functions_of(session, project.id)]
-    saved = queries.newest_rule(session, project.id)
-    old = quick(store, [parse(function) for function in saved.functions]) if saved else []
-    now = quick(store, functions)
-    text_of = _texts(session, project, store, any(f.needs_text for f in [*now, *old]))
-    labels = what_if(store, latents, config, now, text_of)
-    before: dict[str, float] = {}
+    artifact = queries.newest_artifact(session, project.id, "store")
+    assert artifact is not None
+    configs = [row.config for row in queries.functions_of(session, project.id)]
+    now = ballot(session, settings, project.id, store, artifact.id, configs)
+    flags = flags_of(store, queries.accepted_latents(session, project), config, now)
+    saved, before = queries.newest_rule(session, project.id), None
     if saved:
-        saved_labels = what_if(store, saved.latents, RuleConfig(**saved.config), old, text_of)
-        before = {share.family: share.flagged for share in shares(store, saved_labels.flags)}
+        old = ballot(session, settings, project.id, store, artifact.id, saved.functions)
+        before = flags_of(store, saved.latents, RuleConfig(**saved.config), old)
+    gold = gold_of(session, project.id, store)
     sides = queries.sides_of(session, project.id)
+    answered = answer(store, flags, before, gold)
+    samples = sample_documents(store, flags, before, sides, Texts(session, project), draw)
     return {
-        "shares": sorted(shares(store, labels.flags), key=lambda s: (sides.get(s.family) != "forget", s.family)),
-        "before": before,
+        "answer": answered,
+        "shares": sorted(answered.shares, key=lambda s: (sides.get(s.family) != "forget", s.family)),
         "saved": saved,
-        "samples": sample_documents(store, labels.flags, sides, text_of, draw),
+        "saved_gold": answer(store, before, None, gold).gold if before is not None else None,
+        "samples": samples,
+        "document_ids": queries.document_ids(session, project.id, [sample.key for sample in samples]),
         "sides": sides,
-        "failed": labels.errors,
-        "left_out": [function.name for function in functions if function not in now],
+        "failed": now.failed,
+        "waiting": now.waiting,
         "draw": draw,
     }
 
@@ -75,8 +70,8 @@ def _checked(values: dict[str, Any], otherwise: RuleConfig) -> tuple[RuleConfig,
         return otherwise, {str((*error["loc"], "")[0]): error["msg"] for error in invalid.errors()}
 
 
-def _page(request: Request, session: Session, project: Project, store: Store | None, config: RuleConfig,
-          errors: dict[str, str], draw: int = 0) -> Response:  # fmt: skip
+def _page(request: Request, session: Session, settings: Settings, project: Project, store: Store | None,
+          config: RuleConfig, errors: dict[str, str], draw: int = 0) -> Response:  # fmt: skip
     labelings = queries.newest_jobs(session, project.id, ["label"], 1)
     context: dict[str, Any] = {
         "project": project,
@@ -90,10 +85,7 @@ def _page(request: Request, session: Session, project: Project, store: Store | N
         "jobs": [job_context(session, job) for job in labelings],
     }
     if store is not None and (context["latents"] or context["functions"]):
-        context |= {"ready": True, **_preview(session, project, store, config, draw)}
-        context["document_ids"] = queries.document_ids(
-            session, project.id, [sample.key for sample in context["samples"]]
-        )
+        context |= {"ready": True, **_preview(session, settings, project, store, config, draw)}
     partial = "rule/_preview.html" if context["ready"] else None
     return render(request, "rule/index.html", partial, 422 if errors else 200, **context)
 
@@ -104,11 +96,12 @@ def index(
     project: ProjectDep,
     session: SessionDep,
     store: StoreDep,
+    settings: SettingsDep,
     draw: Annotated[int, Query(ge=0, le=10**6)] = 0,
 ) -> Response:
     saved = queries.newest_rule(session, project.id)
     config, errors = config_of(request, saved.config if saved else {})
-    return _page(request, session, project, store, config, errors, draw)
+    return _page(request, session, settings, project, store, config, errors, draw)
 
 
 @router.post("")
@@ -117,6 +110,7 @@ def save(
     project: ProjectDep,
     session: SessionDep,
     store: StoreDep,
+    settings: SettingsDep,
     user: CurrentUser,
     k: Annotated[str, Form()],
     z: Annotated[str, Form()],
@@ -130,7 +124,7 @@ def save(
     values |= {"min_tokens": min_tokens, "close_gap": close_gap}
     config, errors = _checked(values, RuleConfig.model_validate({}))
     if errors:
-        return _page(request, session, project, store, config, errors)
+        return _page(request, session, settings, project, store, config, errors)
     latents = queries.accepted_latents(session, project)
     functions = [function.config for function in queries.functions_of(session, project.id)]
     if not latents and not functions:

@@ -1,14 +1,20 @@
 """The rule: what-if on a planted store, versions, saving."""
 
+import re
+
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.models import Function, Job, Project, Rule
+from app.jobs import claim
+from app.models import Annotation, Document, Function, Job, Project, Rule
 from app.settings import Settings
 from app.shading import decile, pieces
-from app.whatif import sample_documents, shares, what_if
+from app.votes import Ballot
+from app.whatif import answer, flags_of, sample_documents
+from app.worker import run_one
+from labeling.functions import parse
 from labeling.rule import RuleConfig, rule_hash
 from tests.app.seeded import accept, seed
 
@@ -40,16 +46,33 @@ def test_shares_and_samples_of_a_planted_rule(
     project: Project, sessions: sessionmaker[Session], settings: Settings
 ) -> None:
     store = seed(sessions, settings, project)
-    labels = what_if(store, [0, 1], RuleConfig(k=2, z=1.0, boundary="seeds"), [], str)
-    found = {share.family: share for share in shares(store, labels.flags)}
+    flags = flags_of(store, [0, 1], RuleConfig(k=2, z=1.0, boundary="seeds"), Ballot((), (), ()))
+    found = {share.family: share for share in answer(store, flags).shares}
     # latents 0 and 1 meet on patient and warfarin (clinic-1) and on prednisone (clinic-2): 3 of 14 + 9 words
     assert found["clinic"].tokens == 23
     assert found["clinic"].seed == pytest.approx(3 / 23)
     assert found["sport"].flagged == found["biology"].flagged == found["clinic"].grown == 0
     texts = dict.fromkeys(store.keys, "x" * 80)
-    samples = sample_documents(store, labels.flags, {"clinic": "forget"}, texts.__getitem__)
+    samples = sample_documents(store, flags, None, {"clinic": "forget"}, texts.__getitem__)
     assert [sample.family == "clinic" for sample in samples] == [True, False, False]
     assert len({sample.key for sample in samples}) == 3
+
+
+def test_two_samples_hold_still_while_a_control_moves_and_the_third_is_where_most_changes(
+    project: Project, sessions: sessionmaker[Session], settings: Settings
+) -> None:
+    store = seed(sessions, settings, project)
+    saved, *moved = (
+        flags_of(store, [0, 1], RuleConfig(k=k, z=1.0, boundary="seeds"), Ballot((), (), ())) for k in (3, 2, 1)
+    )
+    texts = dict.fromkeys(store.keys, "x" * 80)
+    drawn = [sample_documents(store, flags, saved, {"clinic": "forget"}, texts.__getitem__) for flags in moved]
+    assert [s.key for s in drawn[0][:2]] == [s.key for s in drawn[1][:2]]
+    changes = [
+        int((flags != saved)[store.document(store.index_of(s[2].key))].sum())
+        for flags, s in zip(moved, drawn, strict=True)
+    ]
+    assert changes == [s[2].changed for s in drawn] and changes[1] > 0
 
 
 def test_without_votes_the_page_says_what_to_do(client: TestClient, project: Project) -> None:
@@ -95,16 +118,75 @@ def test_saving_appends_a_version_with_its_hash_and_labels(
     assert "against saved version 2" in page and rules[0].sha256[:10] in page
 
 
-def test_functions_vote_in_the_preview_but_classifiers_wait(
+def test_functions_vote_in_the_preview_once_a_job_has_cast_their_votes(
+    client: TestClient, ready: Project, sessions: sessionmaker[Session], settings: Settings
+) -> None:
+    configs = [
+        {"kind": "terms", "terms": ["striker"], "votes": "forget", "weight": 9},
+        {"kind": "family", "family": "biology", "votes": "forget", "weight": 9},
+    ]
+    with sessions.begin() as session:
+        for config in configs:
+            session.add(
+                Function(
+                    project_id=ready.id,
+                    name=str(config["kind"]),
+                    config=parse(config).model_dump(mode="json"),
+                    author="owner",
+                )
+            )
+    url = f"{URL}?k=2&z=1&boundary=seeds"
+    page = client.get(url, headers=HTMX).text
+    assert "until their votes are counted: terms striker" in page
+    assert removed(page, "sport") == "0%" and removed(page, "biology") == "100%"  # a family needs no text
+    assert client.post("/projects/medicine/functions/count").status_code == 303
+    run_next(settings, sessions)
+    page = client.get(url, headers=HTMX).text
+    assert "until their votes are counted" not in page and removed(page, "sport") == "4.3%"  # 1 of 23 words
+    assert "1" in client.get("/projects/medicine/functions").text
+
+
+def test_gold_shows_recall_and_false_positives_but_never_of_test_documents(
     client: TestClient, ready: Project, sessions: sessionmaker[Session]
 ) -> None:
+    url = f"{URL}?k=2&z=1&boundary=seeds"
+    assert "On gold" not in client.get(url).text
     with sessions.begin() as session:
-        for config in (
-            {"kind": "terms", "terms": ["striker"], "votes": "forget", "weight": 9},
-            {"kind": "classifier", "classifier": "artifacts/classifier-1", "above": 0.5},
+        for key, spans, state in (
+            ("clinic-1", [[0, 11]], "done"),
+            ("sport-1", [], "clean"),
+            ("clinic-4", [[0, 5]], "done"),
         ):
-            session.add(Function(project_id=ready.id, name=config["kind"], config=config, author="owner"))  # type: ignore[arg-type]
-    page = client.get(f"{URL}?k=2&z=1&boundary=seeds", headers=HTMX).text
-    assert "Not in this preview" in page and "classifier artifacts/classifier-1" in page
-    sport = page[page.index("<td>sport</td>") :]
-    assert "0%" not in sport[: sport.index("</tr>")].split("num")[2]
+            document = session.scalars(select(Document).where(Document.key == key)).one()
+            session.add(
+                Annotation(
+                    document_id=document.id,
+                    version=1,
+                    action="state",
+                    spans=spans,
+                    judged=[],
+                    state=state,
+                    author="owner",
+                )
+            )
+    page = client.get(url, headers=HTMX).text
+    assert "words of 2 annotated documents" in page  # clinic-4 is of the test split
+    gold = page[page.index("On gold") :]
+    clinic, sport = (gold[gold.index(f"<td>{name}</td>") :] for name in ("clinic", "sport"))
+    assert "50.0%" in clinic[: clinic.index("</tr>")]  # of "The patient", only "patient" is flagged
+    assert "0%" in sport[: sport.index("</tr>")]
+
+
+def removed(page: str, family: str) -> str:
+    """The share that a family's row shows as removed."""
+    row = page[page.index(f"<td>{family}</td>") :]
+    return re.findall(r'class="num">([\d.]+%)', row[: row.index("</tr>")])[2]
+
+
+def run_next(settings: Settings, sessions: sessionmaker[Session]) -> None:
+    with sessions() as session:
+        job = claim(session, "tester", 60)
+    assert job is not None
+    run_one(settings, job, sessions)
+    with sessions() as session:
+        assert session.get_one(Job, job.id).state == "done", session.get_one(Job, job.id).traceback

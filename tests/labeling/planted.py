@@ -37,6 +37,15 @@ class MemoryStore:
         tokens = np.flatnonzero(self.acts[:, latent] > 0)
         return tokens, self.acts[tokens, latent].astype(np.float32)
 
+    def __contains__(self, key):
+        return key in self.keys
+
+    def index_of(self, key):
+        return {k: i for i, k in enumerate(self.keys)}[key]
+
+    def doc_of_tokens(self, tokens):
+        return np.searchsorted(self.doc_indptr, tokens, side="right") - 1
+
     def document(self, i):
         return slice(int(self.doc_indptr[i]), int(self.doc_indptr[i + 1]))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from labeling.events import Artifact
 from labeling.functions import FUNCTIONS, Family, Function, Latent, Terms
-from labeling.rule import RuleConfig, grow, label, label_corpus, rule_hash, spans_of, why
+from labeling.rule import RuleConfig, grow, label, label_corpus, rule_hash, spans_of
 from labeling.store import Stats
 from tests.labeling.planted import MemoryStore, disk_store
 
@@ -214,12 +214,6 @@ def test_spans_run_from_the_first_token_to_the_last():
     flags = np.array([2, 0, 1, 2, 3], dtype=np.uint8)
     assert spans_of(store, flags, 0) == [(0, 1)]
     assert spans_of(store, flags, 1) == [(0, 3)]
-
-
-def test_why_names_the_latents_that_fire_farthest_above_first():
-    store = MemoryStore(np.array([[1, 4, 0]], dtype=np.float32), [1])
-    stats = Stats(np.array([2.0, 1, 0]), np.array([4.0, 1, 0]), np.zeros(3), np.zeros((3, 1), np.int64), np.array([1]))
-    assert why(store, [0, 1, 2], RuleConfig(z=0), 0, stats) == [(1, 4, 1), (0, 1, 2)]
 
 
 def test_a_rule_is_the_same_whatever_the_order_of_its_parts():
