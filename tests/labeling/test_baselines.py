@@ -45,7 +45,8 @@ def test_all_baselines_are_scored_on_the_documents_given(tmp_path: Path) -> None
     *_, made = baselines(EXAMPLES, targets, config, tmp_path / "out")
     assert isinstance(made, Artifact) and set(made.info["thresholds"]) == set(NAMES)
     f1 = {name: score(read_predictions(tmp_path / "out" / f"{name}.jsonl"), targets, bootstrap=0).f1 for name in NAMES}
-    assert all(value is not None and value > 0.4 for value in f1.values()), f1
+    for name, value in f1.items():  # the two probes stand on a random encoder
+        assert (value or 0) > (0.4 if name in ("terms", "tfidf") else 0.2), f1
     assert (f1["tfidf"] or 0) > (f1["document"] or 0)  # a whole document goes or stays
 
 
