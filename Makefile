@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' requirements.lock)
 
-.PHONY: demo test test-postgres test-slow lint serve migrate bench lock clean
+.PHONY: demo test test-postgres test-slow lint serve migrate bench lock clean snorkel
 
 demo: $(VENV)/.installed
 	$(BIN)/tokensieve demo
@@ -32,6 +32,10 @@ migrate: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.harvest --model data/assets/smollm2 --sae app/demo_data/smollm2-135m-block20 \
 		--text data/demo-corpus/web.jsonl
+
+# For one test: its dependencies conflict with ours, what LFAnalysis needs of them is here already.
+snorkel: $(VENV)/.installed
+	$(BIN)/pip install -q --no-deps --target .snorkel snorkel==0.10.0 munkres==1.1.4
 
 # torch first, and alone: resolved together with the rest, pip may pick another build of it.
 $(VENV)/.installed: requirements.lock pyproject.toml

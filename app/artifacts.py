@@ -82,7 +82,7 @@ def folder_of(settings: Settings, artifact: Artifact) -> Path:
     return settings.data_dir / artifact.path
 
 
-def _time(folder: Path) -> int:
+def time_of(folder: Path) -> int:
     try:
         return (folder / MANIFEST).stat().st_mtime_ns
     except OSError:
@@ -91,12 +91,12 @@ def _time(folder: Path) -> int:
 
 def open_store(settings: Settings, artifact: Artifact) -> Store:
     folder = folder_of(settings, artifact)
-    return _store(folder, _time(folder))
+    return _store(folder, time_of(folder))
 
 
 def open_table(settings: Settings, artifact: Artifact) -> LatentTable:
     folder = folder_of(settings, artifact)
-    return _table(folder, _time(folder))
+    return _table(folder, time_of(folder))
 
 
 def open_weights(settings: Settings, artifact: Artifact) -> LatentWeights:
@@ -107,12 +107,12 @@ def open_weights(settings: Settings, artifact: Artifact) -> LatentWeights:
 def open_labels(settings: Settings, artifact: Artifact) -> UInt8[np.ndarray, " tok"]:
     """0 retain, 1 grown, 2 seed, 3 vetoed; aligned with the tokens of the store they were made on."""
     folder = folder_of(settings, artifact)
-    return _labels(folder, _time(folder))
+    return _labels(folder, time_of(folder))
 
 
 def open_predictions(settings: Settings, artifact: Artifact) -> PredictionStore:
     folder = folder_of(settings, artifact)
-    return _predictions(folder, _time(folder))
+    return _predictions(folder, time_of(folder))
 
 
 def open_votes(settings: Settings, artifact: Artifact) -> StoredVotes:

@@ -57,6 +57,8 @@ def build(settings: Settings, sessions: Sessions) -> None:
     stage("verdicts", lambda: ensure_verdicts(sessions, project_id))
     rule_id = ensure_rule(sessions, project_id)
     stage("weak labels", lambda: ensure(settings, sessions, project_id, "label", {"rule_id": rule_id}))
+    for kind in ("analyse", "aggregate", "ladder", "transfer"):
+        stage(kind, lambda kind=kind: ensure(settings, sessions, project_id, kind, {"rule_id": rule_id}))  # type: ignore[misc]
     with sessions.begin() as session:
         labels = session.scalars(
             select(m.LabelSet.id).where(m.LabelSet.rule_id == rule_id).order_by(m.LabelSet.id)

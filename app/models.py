@@ -19,8 +19,9 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, mapped_column, object_session, relationship
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -262,6 +263,7 @@ class Rule(Base):
     config: Mapped[dict[str, Any]]  # `labeling.rule.RuleConfig`
     latents: Mapped[list[Any]]  # accepted latents, sorted
     functions: Mapped[list[Any]]  # configs of the other functions
+    lineage: Mapped[dict[str, Any]] = mapped_column(default=dict)  # `app.lineage.of_rule`
     author: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -278,6 +280,17 @@ class LabelSet(Base):
     info: Mapped[dict[str, Any]] = mapped_column(default=dict)  # share of tokens per family, …
     created_at: Mapped[datetime] = mapped_column(default=now)
     rule: Mapped[Rule] = relationship()
+
+
+@event.listens_for(Rule, "before_update")
+@event.listens_for(LabelSet, "before_update")
+@event.listens_for(Rule, "before_delete")
+@event.listens_for(LabelSet, "before_delete")
+def _saved_is_saved(mapper: Mapper[Any], connection: Any, target: Any) -> None:
+    """A version is never changed or deleted; whoever wants another saves another."""
+    session = object_session(target)
+    changed = session is None or session.is_modified(target) or target in session.deleted
+    assert not changed, f"{target.__tablename__} {target.id} is saved and cannot change"
 
 
 class Classifier(Base):

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session, undefer
 
+from app import lineage
 from app.models import (
     Artifact,
     Classifier,
@@ -298,16 +299,22 @@ def save_rule(
     latents: list[int],
     functions: list[dict[str, Any]],
     author: str,
+    origin: dict[str, Any] | None = None,
 ) -> Rule:
-    """The next rule version, or the newest one if it says exactly this already (hashed as `labeling.rule.rule_hash`)."""
+    """The next rule version, or the newest one if it says exactly this already (hashed as `labeling.rule.rule_hash`).
+
+    `origin` joins its lineage: what it was restored or imported from.
+    """
     functions = sorted(functions, key=sha256_json)
     sha256 = sha256_json({"config": config, "latents": latents, "functions": functions})
     old = newest_rule(session, project_id)
     if old and old.sha256 == sha256:
         return old
+    project = session.get_one(Project, project_id)
     rule = Rule(
         project_id=project_id, version=old.version + 1 if old else 1, sha256=sha256,
         config=config, latents=latents, functions=functions, author=author,
+        lineage=lineage.of_rule(session, project, verdicts_of(session, project)) | (origin or {}),
     )  # fmt: skip
     session.add(rule)
     session.flush()

@@ -198,8 +198,10 @@ def describe_weights(settings: Settings, sessions: Sessions, job: JobView) -> It
 
 def label(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
     """Apply a saved rule to the newest store: weak labels."""
+    from app.rule_steps import add_label_set
     from labeling.functions import parse
     from labeling.rule import RuleConfig, label_corpus
+    from labeling.store import Store
 
     assert job.project_id is not None
     corpus = corpus_of(sessions, job.project_id)
@@ -217,17 +219,9 @@ def label(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Even
         made,
     )
     artifact_id = register(sessions, settings, job, made[-1])
-    with sessions() as session, session.begin():
-        if session.scalar(select(m.LabelSet).where(m.LabelSet.artifact_id == artifact_id)) is None:
-            session.add(
-                m.LabelSet(
-                    project_id=job.project_id,
-                    rule_id=job.args["rule_id"],
-                    store_id=store_id,
-                    artifact_id=artifact_id,
-                    info=made[-1].info,
-                )
-            )
+    add_label_set(
+        sessions, job.project_id, job.args["rule_id"], store_id, artifact_id, made[-1], Store.open(store_path)
+    )
 
 
 def located(function: dict[str, Any], settings: Settings) -> dict[str, Any]:

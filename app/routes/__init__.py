@@ -4,7 +4,9 @@ from fastapi import APIRouter
 
 from app.routes import (
     account,
+    aggregators,
     agreement,
+    analysis,
     assignments,
     auth,
     bulk,
@@ -16,6 +18,7 @@ from app.routes import (
     functions,
     gold,
     jobs,
+    ladder,
     latents,
     projects,
     queue,
@@ -23,6 +26,8 @@ from app.routes import (
     rule,
     sealed,
     team,
+    transfer,
+    versions,
 )
 
 AREAS = (
@@ -38,6 +43,11 @@ AREAS = (
     queue,
     functions,
     rule,
+    analysis,
+    aggregators,
+    ladder,
+    transfer,
+    versions,
     bulk,
     review,
     assignments,

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from labeling.ballots import Ballots, Votes
+from labeling.rule import RuleConfig
 from labeling.store import DocumentRow, Stats, Store, finish, write_shard, write_tables
 
 
@@ -62,3 +64,30 @@ def disk_store(folder, acts, lengths, families, splits=None):
     write_tables(folder, rows, np.zeros(len(acts), np.int32), memory.starts, memory.ends)
     finish(folder, rows, acts.shape[1], {"reference": "planted"})
     return Store.open(folder)
+
+
+def ballots_of(rows, lengths=None, kinds=(), vetoes=(), **config):
+    """Ballots of a dense vote matrix, one row a function: [[1, 0, -1], …]. Named a, b, c …; nothing grows."""
+    rows = np.array(rows, dtype=np.int8).reshape(len(rows), -1)
+    lengths = lengths or [rows.shape[1]]
+    functions = [
+        Votes(chr(97 + n) if n < 26 else f"f{n}", "latent", np.flatnonzero(row).astype(np.int32), row[row != 0],
+              np.zeros(0, np.int32), veto=n in vetoes)
+        for n, row in enumerate(rows)
+    ]  # fmt: skip
+    vetoed = (rows[list(vetoes)] < 0).any(0) if vetoes else np.zeros(rows.shape[1], bool)
+    counted = np.delete(rows, list(vetoes), axis=0)
+    n = rows.shape[1]
+    return Ballots(
+        RuleConfig(boundary="seeds", **config), functions, np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+        counted.sum(0, dtype=np.int32), np.zeros(n, np.float32), np.zeros(n, np.uint16), vetoed, {},
+    )  # fmt: skip
+
+
+def finished(steps):
+    """What a step's generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
