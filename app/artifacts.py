@@ -101,7 +101,7 @@ def open_table(settings: Settings, artifact: Artifact) -> LatentTable:
 
 def open_weights(settings: Settings, artifact: Artifact) -> LatentWeights:
     folder = folder_of(settings, artifact)
-    return _weights(folder, _time(folder))
+    return _weights(folder, time_of(folder))
 
 
 def open_labels(settings: Settings, artifact: Artifact) -> UInt8[np.ndarray, " tok"]:
@@ -118,7 +118,7 @@ def open_predictions(settings: Settings, artifact: Artifact) -> PredictionStore:
 def open_votes(settings: Settings, artifact: Artifact) -> StoredVotes:
     """One function's votes over a store."""
     folder = folder_of(settings, artifact)
-    return _votes(folder, _time(folder))
+    return _votes(folder, time_of(folder))
 
 
 @lru_cache(maxsize=8)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from app import lineage, queries, review_queries
+from app import lineage, queries
 from app import models as m
 from app.db import reading
+from app.gold import gold_texts
 from app.jobs import JobView
 from app.settings import Settings
 from app.steps import Corpus, Sessions, corpus_of, located, newest, once, register, relay
@@ -50,10 +51,7 @@ def curated(settings: Settings, sessions: Sessions, job: JobView) -> Curated:
         if rule is None:
             raise ValueError("the project has no saved rule yet; save one first")
         store = newest(session, job.project_id, "store")
-        gold = [
-            Document(row["id"], row["text"], row["family"], row["side"], spans=[(s, e) for s, e in row["spans"]])
-            for row in review_queries.gold_rows(session, job.project_id)
-        ]
+        gold = list(gold_texts(session, job.project_id))
         return Curated(
             [int(n) for n in rule.latents], RuleConfig(**rule.config),
             [parse(located(f, settings)) for f in rule.functions], store.id, settings.data_dir / store.path, corpus, gold,
