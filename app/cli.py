@@ -32,6 +32,9 @@ cli.add_typer(account_cli, name="account")
 
 TextField = Annotated[str, typer.Option(help="Field or column that holds the text.")]
 IdField = Annotated[str, typer.Option(help="Field or column that holds the id.")]
+Precision = Annotated[
+    str, typer.Option(help="full (fp32 or bf16), int8, or auto: int8 on CPUs that multiply bytes but not bf16.")
+]
 AUTHOR = "owner"
 
 
@@ -127,15 +130,11 @@ def import_(
 ) -> None:
     """Take documents into a project."""
     from app.importing import import_file
-    from labeling.documents import SIDES, format_of
+    from labeling.documents import SIDES, sources
 
     if side not in SIDES:
         raise ValueError(f"--side {side}: give one of {', '.join(SIDES)}")
-    for file in files:
-        if not file.startswith("hf:"):
-            format_of(file)
-            if not Path(file).is_file():
-                raise ValueError(f"{file}: no such file")
+    files = sources(files)
     _, sessions = opened()
     with sessions.begin() as session:
         row = session.scalar(select(m.Project).where(m.Project.slug == project.lower()))
@@ -347,23 +346,71 @@ def find_classifier(session: Session, project_id: int, name: str | None) -> m.Cl
     return found
 
 
+def named_classifier(session: Session, name: str) -> m.Classifier:
+    """A project's PROJECT/NAME[:VERSION] or NAME:VERSION."""
+    project, _, base = name.rpartition("/")
+    for row in session.scalars(select(m.Project)).all():
+        if project and row.slug != project.lower():
+            continue
+        try:
+            return find_classifier(session, row.id, base)
+        except ValueError:
+            continue
+    raise ValueError(f"{name}: neither an exported classifier folder nor a project's name:version")
+
+
 def classifier_folder(name: str) -> Path:
-    """An exported folder, or a project's PROJECT/NAME[:VERSION] or NAME:VERSION."""
+    """An exported folder, or a project's classifier."""
     if Path(name).is_dir():
         return Path(name)
     config, sessions = opened()
     with reading(sessions) as session:
-        project, _, base = name.rpartition("/")
-        rows = session.scalars(select(m.Project)).all()
-        for row in rows:
-            if project and row.slug != project.lower():
-                continue
-            try:
-                found = find_classifier(session, row.id, base)
-            except ValueError:
-                continue
-            return config.data_dir / session.get_one(m.Artifact, found.artifact_id).path
-    raise ValueError(f"{name}: neither an exported classifier folder nor a project's name:version")
+        found = named_classifier(session, name)
+        return config.data_dir / session.get_one(m.Artifact, found.artifact_id).path
+
+
+@cli.command()
+def threshold(
+    project: str,
+    by: Annotated[str, typer.Option(help="f1, fpr, budget or value.")],
+    value: Annotated[
+        float | None, typer.Option(help="fpr: share of retain words; budget: share of all words; value: the threshold.")
+    ] = None,
+    classifier: Annotated[str | None, typer.Option(help="NAME or NAME:VERSION; default: the newest.")] = None,
+) -> None:
+    """Give a classifier another threshold, as its next version."""
+    from app.results import results_table
+    from app.running import run_job
+    from labeling.curves import check_choice
+
+    check_choice(by, value)
+    config, sessions = opened()
+    with reading(sessions) as session:
+        project_id = find_project(session, project).id
+        row = find_classifier(session, project_id, classifier)
+    args = {"classifier_id": row.id, "by": by} | ({"value": value} if value is not None else {})
+    run_job(config, sessions, "threshold", project_id, args, AUTHOR)
+    with reading(sessions) as session:
+        made = find_classifier(session, project_id, row.name)
+        print(f"{made.name}:{made.version}: threshold {made.threshold:.4g}\n{results_table(made.info)}")
+
+
+@cli.command("export")
+def export_(
+    classifier: Annotated[str, typer.Argument(help="PROJECT/NAME[:VERSION] or NAME:VERSION.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+) -> None:
+    """Write a classifier's folder, its newest figures and model card included."""
+    from app.exporting import parts_of
+    from labeling.export import copy_with
+
+    if out.exists():
+        raise ValueError(f"{out} exists already; give another folder")
+    config, sessions = opened()
+    with reading(sessions) as session:
+        folder, files = parts_of(session, config, named_classifier(session, classifier))
+    copy_with(folder, files, out)
+    print(out)
 
 
 @cli.command()
@@ -373,13 +420,14 @@ def predict(
     out: Annotated[
         str, typer.Option("--out", "-o", help="Predictions, one JSON object a line; - for standard output.")
     ],
+    precision: Precision = "auto",
     text_field: TextField = "text",
     id_field: IdField = "id",
 ) -> None:
     """Score documents: every token once, long ones in windows."""
     from labeling.predict import predict_files
 
-    run(predict_files(classifier_folder(classifier), inputs, out, text_field, id_field))
+    run(predict_files(classifier_folder(classifier), inputs, out, text_field, id_field, precision))
 
 
 @cli.command("filter")
@@ -392,6 +440,7 @@ def filter_(
     budget: Annotated[float | None, typer.Option(help="Share of all tokens to remove instead, such as 0.05.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Tokenizer of input_ids: hub id or folder.")] = None,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    precision: Precision = "auto",
     text_field: TextField = "text",
     id_field: IdField = "id",
 ) -> None:
@@ -400,9 +449,9 @@ def filter_(
 
     if threshold is not None and budget is not None:
         raise ValueError("give --threshold or --budget, not both")
-    if engine != "local":
-        raise ValueError(f"--engine {engine}: only local is available")
-    config = FilterConfig(treatment=treatment, threshold=threshold, budget=budget, tokenizer=tokenizer)
+    config = FilterConfig(
+        treatment=treatment, threshold=threshold, budget=budget, tokenizer=tokenizer, engine=engine, precision=precision
+    )
     made = run(filter_corpus(classifier_folder(classifier), inputs, out, config, text_field, id_field))
     print(json.dumps(made[-1].info, indent=1))
 
@@ -424,4 +473,8 @@ def score(
     for item in [predictions, *(more or [])]:
         name, _, file = item.rpartition("=")
         table[name or Path(file).stem] = run_score(read_predictions(file), truth)
-    print(json.dumps({n: s.to_json() for n, s in table.items()}, indent=1) if as_json else format_table(table))
+    print(
+        json.dumps({n: s.to_json() | s.details() for n, s in table.items()}, indent=1)
+        if as_json
+        else format_table(table)
+    )

@@ -1,5 +1,6 @@
 """Evaluation results as pages show them: a stored JSON table in, rows and curves out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ SETS = {
     "validation": "against weak labels of the validation split; the threshold was chosen here",
 }
 FIGURES = {
-    "f1": "F1", "precision": "Precision", "recall": "Recall", "f2": "F2", "auroc": "AUROC", "fpr": "False positives",
+    "f1": "F1", "precision": "Precision", "recall": "Recall", "f2": "F2", "auroc": "AUROC",
+    "pauroc": "AUROC, FPR ≤ 5%", "fpr": "False positives",
 }  # fmt: skip
 
 
@@ -53,6 +55,9 @@ class Evaluation:
     pr: list[Point]
     roc: list[Point]
     at: Point | None  # (recall, precision) at the classifier's threshold
+    at_roc: Point | None  # (false-positive rate, recall) there
+    reliability: list[Point]  # (mean p, share that is forget) per tenth of p
+    ece: float | None  # expected calibration error
 
     def __getitem__(self, key: str) -> Figure:
         return next(figure for figure in self.figures if figure.key == key)
@@ -62,22 +67,30 @@ class Evaluation:
         return max((row.fpr for row in self.families if row.fpr is not None), default=0.0)
 
 
-def evaluations(info: dict[str, Any]) -> list[Evaluation]:
+def evaluations(info: dict[str, Any], details: Mapping[str, Any] | None = None) -> list[Evaluation]:
     """The stored tables of a classifier, people's labels first."""
-    return [_evaluation(name, text, info[name]) for name, text in SETS.items() if isinstance(info.get(name), dict)]
+    more = details or {}
+    found = ((name, text, info.get(name)) for name, text in SETS.items())
+    return [
+        _evaluation(name, text, table, more.get(name, {})) for name, text, table in found if isinstance(table, dict)
+    ]
 
 
-def _evaluation(name: str, text: str, table: dict[str, Any]) -> Evaluation:
+def _evaluation(name: str, text: str, table: dict[str, Any], details: Mapping[str, Any]) -> Evaluation:
     intervals = table.get("intervals") or {}
     figures = [Figure(k, label, table.get(k), *(intervals.get(k) or (None, None))) for k, label in FIGURES.items()]
     curve = [(float(t), float(p), float(r)) for t, p, r in table.get("pr_curve") or []]
     words, forget = int(table.get("words") or 0), int(table.get("forget_words") or 0)
-    precision, recall = table.get("precision"), table.get("recall")
+    precision, recall, fpr = (table.get(key) for key in ("precision", "recall", "fpr"))
+    calibration = details.get("calibration") or {}
+    roc = [(float(x), float(y)) for _, x, y in details.get("roc_curve") or []]
     return Evaluation(
         name, text, int(table.get("documents") or 0), words, forget, figures,
         [_family(key, row) for key, row in sorted((table.get("families") or {}).items(), key=_worst_first)],
-        pr=sorted((r, p) for _, p, r in curve), roc=roc_of(curve, words, forget),
+        pr=sorted((r, p) for _, p, r in curve), roc=[(0.0, 0.0), *roc] if roc else roc_of(curve, words, forget),
         at=(recall, precision) if precision is not None and recall is not None else None,
+        at_roc=(fpr, recall) if fpr is not None and recall is not None else None,
+        reliability=[(mean, share) for mean, share, _ in calibration.get("bins") or []], ece=calibration.get("ece"),
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ KINDS = {
     "take labels": "app.rule_steps:take_labels",
     "train": "app.steps:train",
     "evaluate": "app.steps:evaluate",
+    "threshold": "app.thresholds:choose",
     "filter": "app.steps:filter_corpus",
     "explain": "app.latent_steps:explain",
     "try": "app.latent_steps:try_text",

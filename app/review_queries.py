@@ -8,7 +8,7 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, and_, case, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session, selectinload, undefer
 
 from app.annotating import EMPTY, GOLD_STATES, Event, Labels, apply, labels_of, rewound, surface_sha256
 from app.gold import PROJECT
@@ -56,6 +56,14 @@ def open_document(session: Session, project_id: int, document_id: int) -> Docume
 def is_sealed(session: Session, project_id: int, document_id: int) -> bool:
     where = (Document.id == document_id, Document.project_id == project_id, Document.split == "sealed")
     return session.scalar(select(Document.id).where(*where)) is not None
+
+
+def open_texts(session: Session, project_id: int, keys: list[str]) -> list[Document]:
+    """These documents with their texts and families; sealed ones do not exist here."""
+    where = (Document.project_id == project_id, Document.key.in_(keys), Document.split != "sealed")
+    return list(
+        session.scalars(select(Document).where(*where).options(undefer(Document.text), selectinload(Document.family)))
+    )
 
 
 def newest_annotation(session: Session, document_id: int, layer: str = PROJECT) -> Annotation | None:

@@ -13,12 +13,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker, undefer
 
-from app import gold_import, queries
+from app import details, gold_import, queries
 from app import models as m
 from app.db import reading
 from app.gold import gold_texts
 from app.importing import import_file
 from app.jobs import JobView
+from app.provenance import of_classifier
 from app.settings import Settings
 from labeling.artifacts import ArtifactError, read_manifest
 from labeling.documents import Document
@@ -266,19 +267,7 @@ def train(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Even
     examples = with_probabilities(settings, sessions, args["label_set_id"], examples)
     config = config_of(settings, sessions, args)
     with reading(sessions) as session:
-        definition = session.scalar(
-            select(m.Definition)
-            .where(m.Definition.project_id == job.project_id)
-            .order_by(m.Definition.version.desc())
-            .limit(1)
-        )
-        labels = session.get_one(m.LabelSet, args["label_set_id"])
-        info = {
-            "project": session.get_one(m.Project, job.project_id).name,
-            "definition": {"includes": definition.includes, "excludes": definition.excludes} if definition else None,
-            "label_set": labels.id,
-            "rule": {"version": labels.rule.version, "sha256": labels.rule.sha256, "latents": len(labels.rule.latents)},
-        }
+        info = of_classifier(session, args["label_set_id"], (e.document for e in examples), config.backbone)
     out, made = settings.artifacts_dir / f"classifier-{job.id}", list[Artifact]()
     yield from relay(once(out, "classifier", lambda: run(examples, config, out, info)), made)
     scored = settings.artifacts_dir / f"predictions-{job.id}"
@@ -332,6 +321,7 @@ def evaluate_classifier(settings: Settings, sessions: Sessions, classifier_id: i
     sets["sealed"] = gold_documents(sessions, project_id, ("revealed",))
     later = [d for name in ("gold", "sealed") for d in sets[name] if store.document(d.id) is None]
     results: dict[str, Any] = {}
+    looked_at: dict[str, Any] = {}
     with TemporaryDirectory() as temporary:  # documents that came, or were revealed, after the corpus was scored
         if later:
             scoring = predict_corpus(folder, later, Path(temporary) / "later")
@@ -340,8 +330,10 @@ def evaluate_classifier(settings: Settings, sessions: Sessions, classifier_id: i
         for done, (name, truth) in enumerate(sets.items()):
             yield Progress(done, len(sets), "sets", f"evaluate on {name}")
             if truth:
-                found = ((d.id, at) for d in truth for s in stores if (at := s.document(d.id)))
-                results[name] = score((Prediction(id_, *at).to_json(threshold) for id_, at in found), truth).to_json()
+                scored = ((d.id, at) for d in truth for s in stores if (at := s.document(d.id)))
+                found = score((Prediction(id_, *at).to_json(threshold) for id_, at in scored), truth)
+                results[name], looked_at[name] = found.to_json(), found.details()
+    details.write(settings, classifier_id, looked_at)
     targets = {d.id: d for truth in sets.values() for d in truth}
     made: list[Artifact] = []
     results |= {"baselines": {}, "baselines_missing": None}

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,6 +72,14 @@ def seal(folder: Path, kind: str, info: dict[str, Any]) -> dict[str, Any]:
     manifest = {"kind": kind, "files": files, "info": info, "versions": _versions()}
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def amended(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The manifest of the same folder with some files replaced or added."""
+    entries = {
+        n: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for n, content in files.items()
+    }
+    return {**manifest, "files": manifest["files"] | entries}
 
 
 @contextmanager

@@ -201,6 +201,24 @@ def format_of(name: str) -> str:
     raise ValueError(f"{name}: unknown file type; give one of {', '.join(SUFFIXES)} or hf:DATASET[:CONFIG][:SPLIT]")
 
 
+def sources(names: Iterable[str]) -> list[str]:
+    """The files behind the inputs of a command, folders opened. Raises ValueError before any work begins."""
+    out: list[str] = []
+    for name in names:
+        if Path(name).is_dir():
+            inside = sorted(str(p) for p in Path(name).iterdir() if p.name.lower().endswith(SUFFIXES))
+            if not inside:
+                raise ValueError(f"{name}: the folder holds no file of a known type ({', '.join(SUFFIXES)})")
+            out += inside
+            continue
+        if name != "-" and not name.startswith("hf:"):
+            format_of(name)
+            if not Path(name).exists():
+                raise ValueError(f"{name}: no such file")
+        out.append(name)
+    return out
+
+
 @contextmanager
 def open_lines(source: str) -> Iterator[IO[bytes]]:
     """Bytes of a possibly compressed file, or of standard input for '-'. Cut-off files raise at the cut."""

@@ -4,6 +4,7 @@ A word (`\\w+`) is forget if its first character lies in a span; a word whose fi
 in an `ignore` range is not scored. F1 alone misleads: with 19 retain documents per forget one, a
 10% false-positive rate is a precision of 0.31 (METHOD, traps). So the false-positive rate stands
 beside it, per family, and intervals resample whole documents, since a document's words are alike.
+Curves, thresholds and calibration are in `curves.py`.
 """
 
 import json
@@ -11,19 +12,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from labeling.curves import LOW_FPR, Bools, Floats, Ints, area_of, areas_resampled, calibration, pr_curve, roc_curve
 from labeling.documents import Document, check_spans, check_text, open_lines, parse_json
 from labeling.tokens import Spans, merge, words
 
 TP, FP, FN, TN = range(4)
 Interval = tuple[float, float] | None  # 95%, documents resampled
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+LISTED = 60  # errors of each kind that a table keeps to look at
+PER_DOCUMENT = 3  # of them from one document at most, so that one bad document does not fill the list
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Scores:
     f1: float | None
     f2: float | None
     auroc: float | None
+    pauroc: float | None  # the part of it below a false-positive rate of LOW_FPR, on the same scale
     fpr: float | None
     documents: int
     words: int
@@ -58,24 +59,48 @@ class Scores:
     counts: Ints = field(repr=False)  # (docs, 4): TP, FP, FN, TN
     p: Floats = field(repr=False)  # P(forget) of each scored word
     y: Bools = field(repr=False)  # gold of each scored word
+    errors: dict[str, list[list[Any]]] = field(repr=False, default_factory=dict)  # [id, start, end, p], worst first
 
     def to_json(self) -> dict[str, Any]:
         """All figures and the curve to choose a threshold by, without the arrays they came from."""
-        names = ("precision", "recall", "f1", "f2", "auroc", "fpr", "documents", "words", "forget_words", "intervals")
-        return {n: getattr(self, n) for n in names} | {
+        return {n: getattr(self, n) for n in _TOLD} | {
             "families": {name: vars(family) for name, family in self.families.items()},
             "pr_curve": pr_curve(self.p, self.y, points=100) if self.y.any() else [],
+        }
+
+    def details(self) -> dict[str, Any]:
+        """What one looks at after the figures: the low end of the ROC curve, calibration, errors, documents."""
+        return {
+            "roc_curve": roc_curve(self.p, self.y, points=100) if self.y.any() else [],
+            "calibration": calibration(self.p, self.y),
+            "errors": self.errors,
+            "per_document": dict(zip(self.ids, self.counts.tolist(), strict=True)),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Scores":
         """What `to_json` stored, for printing again; the arrays behind the figures stay empty."""
-        figures = {k: v for k, v in value.items() if k not in ("families", "pr_curve")}
         families = {name: FamilyScores(**family) for name, family in value["families"].items()}
+        figures: dict[str, Any] = {name: value.get(name) for name in _TOLD}
         return cls(
             **figures, families=families, ids=[], counts=np.zeros((0, 4), np.int64),
             p=np.zeros(0), y=np.zeros(0, dtype=bool),
         )  # fmt: skip
+
+
+_TOLD = (
+    "precision", "recall", "f1", "f2", "auroc", "pauroc", "fpr", "documents", "words", "forget_words", "intervals",
+)  # fmt: skip
+
+
+class _Judged(NamedTuple):
+    """The scored words of one document."""
+
+    starts: Ints
+    ends: Ints
+    y: Bools  # gold
+    flagged: Bools
+    p: Floats
 
 
 def score(
@@ -87,7 +112,7 @@ def score(
     prediction, or a word of it no token.
     """
     documents = _by_id(gold)
-    found: dict[str, tuple[Bools, Bools, Floats]] = {}
+    found: dict[str, _Judged] = {}
     for prediction in predictions:
         id_ = prediction["id"]
         if id_ in documents:
@@ -100,19 +125,21 @@ def score(
         raise ValueError(f"no prediction for {len(missing)} of {len(documents)} gold documents: {shown}")
 
     judged = [found[id_] for id_ in documents]
-    counts = np.array([_tally(y, flagged) for y, flagged, _ in judged], dtype=np.int64)
-    y = np.concatenate([y for y, _, _ in judged])
-    p = np.concatenate([p for _, _, p in judged])
-    of = np.repeat(np.arange(len(judged)), [len(y) for y, _, _ in judged])
+    counts = np.array([_tally(j.y, j.flagged) for j in judged], dtype=np.int64)
+    y = np.concatenate([j.y for j in judged])
+    p = np.concatenate([j.p for j in judged])
+    of = np.repeat(np.arange(len(judged)), [len(j.y) for j in judged])
     draws = draws_of(len(judged), bootstrap, seed)
     totals = counts.sum(axis=0)
     resampled = draws @ counts  # (boot, 4)
     names = ("precision", "recall", "f1", "f2", "fpr")
     intervals = {n: interval_of(FIGURES[n](resampled)) for n in names}
-    intervals["auroc"] = interval_of(_auroc_resampled(p, y, of, draws))
+    intervals["auroc"] = interval_of(areas_resampled(p, y, of, draws))
+    intervals["pauroc"] = interval_of(areas_resampled(p, y, of, draws, LOW_FPR))
     return Scores(
         **{n: number_of(FIGURES[n](totals[None])) for n in names},  # type: ignore[arg-type]
-        auroc=number_of(_auroc_at(p, y)),
+        auroc=number_of(area_of(p, y)),
+        pauroc=number_of(area_of(p, y, LOW_FPR)),
         documents=len(judged),
         words=len(y),
         forget_words=int(y.sum()),
@@ -122,6 +149,7 @@ def score(
         counts=counts,
         p=p,
         y=y,
+        errors=worst_errors(dict(zip(documents, judged, strict=True))),
     )
 
 
@@ -142,16 +170,15 @@ def _where(prediction: Mapping[str, Any]) -> str:
     return str(prediction.get("where", f"prediction {prediction['id']!r}"))
 
 
-def _judge(prediction: Mapping[str, Any], gold: Document) -> tuple[Bools, Bools, Floats]:
-    """(gold, flagged, P(forget)) of each scored word of one document."""
+def _judge(prediction: Mapping[str, Any], gold: Document) -> _Judged:
     try:
         spans = check_spans(prediction["spans"], "spans", len(gold.text)) or []
-        first = np.array([start for start, _ in words(gold.text)], dtype=np.int64)
-        first = first[~inside(first, gold.ignore or [])]
+        edges = np.array(words(gold.text), dtype=np.int64).reshape(-1, 2)
+        first, last = edges[~inside(edges[:, 0], gold.ignore or [])].T
         p = _p_at(first, np.array(prediction["tokens"], dtype=np.float64).reshape(-1, 3), gold.text)
     except ValueError as error:
         raise ValueError(f"{_where(prediction)}: document {gold.id!r}: {error}") from None
-    return inside(first, gold.spans or []), inside(first, spans), p
+    return _Judged(first, last, inside(first, gold.spans or []), inside(first, spans), p)
 
 
 def inside(at: Ints, spans: Spans) -> Bools:
@@ -220,34 +247,6 @@ def draws_of(documents: int, bootstrap: int, seed: int) -> Ints:
     return np.random.default_rng(seed).multinomial(documents, share, size=bootstrap)
 
 
-def _auroc(forget: Floats, retain: Floats) -> Floats:
-    """The chance that a forget word has a larger p than a retain word, ties half.
-
-    Both are counts of words by ascending value of p, (boot, value).
-    """
-    below = np.cumsum(retain, axis=1) - retain / 2
-    pairs = forget.sum(axis=1) * retain.sum(axis=1)
-    return np.divide((forget * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
-
-
-def _auroc_at(p: Floats, y: Bools) -> Floats:
-    """AUROC of all words, as one value in an array."""
-    values, at = np.unique(p, return_inverse=True)
-    forget, retain = (np.bincount(at, weight, len(values)).astype(np.float64)[None] for weight in (y, ~y))
-    return _auroc(forget, retain)
-
-
-def _auroc_resampled(p: Floats, y: Bools, of: Ints, draws: Ints, bins: int = 256) -> Floats:
-    """AUROC of each resample of documents; p is cut into quantiles, so that many resamples are one product."""
-    if not len(p):
-        return np.array([])
-    edges = np.unique(np.quantile(p, np.linspace(0, 1, bins), method="lower"))
-    at = of * len(edges) + np.searchsorted(edges, p, side="right") - 1
-    shape = draws.shape[1], len(edges)
-    of_documents = (np.bincount(at, weight, shape[0] * shape[1]).reshape(shape) for weight in (y, ~y))
-    return _auroc(*(draws.astype(np.float64) @ words_ for words_ in of_documents))
-
-
 def family_scores(documents: list[Document], counts: Ints, draws: Ints) -> dict[str, FamilyScores]:
     out = {}
     for name in sorted({d.family or "(no family)" for d in documents}):
@@ -265,40 +264,47 @@ def family_scores(documents: list[Document], counts: Ints, draws: Ints) -> dict[
     return out
 
 
-def paired(a: Scores, b: Scores, bootstrap: int = 1000, seed: int = 0) -> tuple[float | None, Interval]:
-    """F1 of `a` minus F1 of `b` on the same documents, and its 95% interval: both see each resample."""
-    if a.ids != b.ids:
+def worst_errors(judged: Mapping[str, _Judged]) -> dict[str, list[list[Any]]]:
+    """Runs of wrongly judged words as [document id, start, end, mean p], worst first, for a person to look at.
+
+    The worst run is the one with the most summed error of p: long and sure of itself.
+    """
+    found: dict[str, list[tuple[float, str, int, int, float]]] = {"false_positives": [], "false_negatives": []}
+    for id_, j in judged.items():
+        for kind, wrong in (("false_positives", j.flagged & ~j.y), ("false_negatives", j.y & ~j.flagged)):
+            edges = np.flatnonzero(np.diff(np.concatenate(([False], wrong, [False])).astype(np.int8))).reshape(-1, 2)
+            runs = []
+            for a, b in edges.tolist():
+                off = float(np.abs(j.p[a:b] - j.y[a:b]).sum())
+                runs.append((off, id_, int(j.starts[a]), int(j.ends[b - 1]), round(float(j.p[a:b].mean()), 4)))
+            found[kind] += sorted(runs, reverse=True)[:PER_DOCUMENT]
+    return {kind: [list(run[1:]) for run in sorted(runs, reverse=True)[:LISTED]] for kind, runs in found.items()}
+
+
+class Counted(Protocol):
+    """Documents and what became of their words: a `Scores`, or what was stored of one."""
+
+    @property
+    def ids(self) -> list[str]: ...
+
+    @property
+    def counts(self) -> Ints: ...
+
+
+def paired(
+    a: Counted, b: Counted, figure: str = "f1", bootstrap: int = 1000, seed: int = 0
+) -> tuple[float | None, Interval]:
+    """A figure of `a` minus that of `b` on the same labels, and its 95% interval: both see each resample."""
+    if a.ids != b.ids or not np.array_equal(_forget_and_retain(a), _forget_and_retain(b)):
         raise ValueError("the two were scored on different gold documents; score both on the same file")
-    draws = draws_of(len(a.ids), bootstrap, seed)
-    f1 = FIGURES["f1"]
-    difference = f1(a.counts.sum(axis=0)[None]) - f1(b.counts.sum(axis=0)[None])
-    return number_of(difference), interval_of(f1(draws @ a.counts) - f1(draws @ b.counts))
+    draws, of = draws_of(len(a.ids), bootstrap, seed), FIGURES[figure]
+    difference = of(a.counts.sum(axis=0)[None]) - of(b.counts.sum(axis=0)[None])
+    return number_of(difference), interval_of(of(draws @ a.counts) - of(draws @ b.counts))
 
 
-def _cuts(p: Floats, y: Bools) -> tuple[Floats, Ints, Ints]:
-    """(values, hits, flagged): for each distinct p from the largest down, what p >= value catches."""
-    p, y = np.asarray(p, dtype=np.float64), np.asarray(y, dtype=bool)
-    if not y.any():
-        raise ValueError(f"none of the {len(y):,} items is forget, so no threshold is better than another")
-    order = np.argsort(-p, kind="stable")
-    p, y = p[order], y[order]
-    last = np.flatnonzero(np.concatenate((p[1:] != p[:-1], [True])))
-    return p[last], np.cumsum(y, dtype=np.int64)[last], last.astype(np.int64) + 1
-
-
-def pr_curve(p: Floats, y: Bools, points: int = 200) -> list[tuple[float, float, float]]:
-    """(threshold, precision, recall) where an item counts as forget if p >= threshold; at most `points`."""
-    values, hits, flagged = _cuts(p, y)
-    kept = np.unique(np.linspace(0, len(values) - 1, min(points, len(values))).round().astype(int))
-    return [(float(values[i]), float(hits[i] / flagged[i]), float(hits[i] / hits[-1])) for i in kept]
-
-
-def best_threshold(p: Floats, y: Bools) -> float:
-    """The threshold that maximises F1 of p >= threshold: halfway to the next smaller p, so rounding flips nothing."""
-    values, hits, flagged = _cuts(p, y)
-    best = int(np.argmax(2 * hits / (flagged + hits[-1])))
-    below = values[best + 1] if best + 1 < len(values) else 0.0
-    return float((values[best] + below) / 2)
+def _forget_and_retain(scores: Counted) -> Ints:
+    c = scores.counts
+    return np.stack((c[:, TP] + c[:, FN], c[:, FP] + c[:, TN]))
 
 
 def read_predictions(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -348,9 +354,9 @@ def _check_prediction(value: dict[str, Any]) -> str:
 
 def summary(scores: Mapping[str, Scores]) -> str:
     """Plain text: a row per system."""
-    rows = [["", "F1 [95%]", "precision", "recall", "F2", "AUROC", "FPR [95%]"]]
+    rows = [["", "F1 [95%]", "precision", "recall", "F2", "AUROC", f"AUROC≤{LOW_FPR:g}", "FPR [95%]"]]
     for name, s in scores.items():
-        middle = [_show(value) for value in (s.precision, s.recall, s.f2, s.auroc)]
+        middle = [_show(value) for value in (s.precision, s.recall, s.f2, s.auroc, s.pauroc)]
         rows.append([name, _with(s.f1, s.intervals["f1"]), *middle, _with(s.fpr, s.intervals["fpr"])])
     return _columns(rows)
 
@@ -366,7 +372,20 @@ def format_table(scores: Mapping[str, Scores]) -> str:
             sizes = [f"{size:,}" for size in (f.documents, f.words, f.forget_words)]
             rows.append([family, f.side or "", *sizes, _with(f.fpr, f.intervals["fpr"]), _show(f.recall)])
         tables.append(f"{name}: {s.words:,} words of {s.documents:,} documents\n" + _columns(rows))
+    first, *others = scores
+    for name in others:
+        if len(scores[name].ids):  # none if the table was stored without its counts
+            rows = [[f"{first} minus {name}", "95%, paired"]]
+            for figure in ("f1", "precision", "recall", "fpr"):
+                rows.append([figure, _signed(*paired(scores[first], scores[name], figure))])
+            tables.append(_columns(rows))
     return "\n\n".join(tables)
+
+
+def _signed(value: float | None, interval: Interval) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" + (f" [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "")
 
 
 def _show(value: float | None) -> str:

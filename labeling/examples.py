@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from labeling.curves import best_threshold
 from labeling.documents import Document, text_sha256
-from labeling.evaluate import best_threshold, inside
+from labeling.evaluate import inside
 from labeling.events import Event, Progress
 from labeling.predict import LoadedClassifier, load_classifier, predict, smoothed
 from labeling.predictions import Prediction

@@ -17,11 +17,10 @@ own for it, else the first free one; the manifest says which.
 """
 
 import json
-import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,17 +32,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from labeling.artifacts import MANIFEST, read_manifest, replace_folder, seal, write_json
-from labeling.documents import Document, Rejection, read
+from labeling.documents import read, sources
 from labeling.events import Artifact, Event, Progress
-from labeling.predict import LoadedClassifier, covering, load_classifier, predict
-from labeling.tokens import tokenize
+from labeling.predict import pick_precision
+from labeling.scoring import ENGINES, SCORED, Scorer, Shard, score_here, score_on_ray, write_rows
 
 TREATMENTS = ("mask", "remove", "document")
 PLACEHOLDER = "<|hidden|>"
-SCORED = pa.schema([
-    ("id", pa.string()), ("text", pa.string()), ("input_ids", pa.list_(pa.int32())),
-    ("starts", pa.list_(pa.int32())), ("ends", pa.list_(pa.int32())), ("p", pa.list_(pa.float32())),
-])  # fmt: skip
 TOKENS = pa.schema([
     ("id", pa.string()), ("text", pa.string()),
     ("input_ids", pa.list_(pa.int32())), ("loss_mask", pa.list_(pa.uint8())),
@@ -62,10 +57,14 @@ class FilterConfig:
     tokenizer: str | None = None  # hub id or folder of the output's tokenizer; None: the classifier's
     document_share: float = 0.5  # document: dropped from this share of forget tokens on (a budget picks its own)
     shard_documents: int = 2000
+    precision: str = "auto"  # of the forward pass: full, int8, or whichever pays on this machine
+    engine: str = "local"  # or ray
 
     def __post_init__(self) -> None:
         if self.treatment not in TREATMENTS:
             raise ValueError(f"treatment {self.treatment!r} is not one of {', '.join(TREATMENTS)}")
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine {self.engine!r} is not one of {', '.join(ENGINES)}")
         if self.threshold is not None and self.budget is not None:
             raise ValueError("give a threshold or a budget, not both")
         for name in ("threshold", "budget", "document_share"):
@@ -95,10 +94,13 @@ def filter_corpus(
     """Filter files into the folder `out` (artifact kind "filter"). A finished one is not made again."""
     if not inputs:
         raise ValueError("no input to filter; name at least one file")
-    classifier = load_classifier(classifier_path)
-    tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else classifier.tokenizer
+    inputs = sources(inputs)
+    precision = pick_precision(Path(classifier_path), config.precision)
+    scorer = Scorer(classifier_path, config.tokenizer, precision)
+    classifier = scorer.classifier
+    asked = {name: value for name, value in asdict(config).items() if name != "engine"}  # which changes no result
     plan = {
-        "classifier": classifier.identity, "config": asdict(config), "inputs": [_fingerprint(name) for name in inputs],
+        "classifier": classifier.identity, "config": asked | {"precision": precision}, "inputs": [_fingerprint(name) for name in inputs],
         "text_field": text_field, "id_field": id_field,
     }  # fmt: skip
     work = out.with_name(out.name + ".partial")
@@ -107,10 +109,14 @@ def filter_corpus(
         yield Artifact("filter", out, info)
         return
     _begin(work, plan)
-    yield from _score_all(inputs, work, classifier, tokenizer, config, text_field, id_field)
+    documents = _shards(inputs, config, text_field, id_field)
+    if config.engine == "ray":
+        yield from score_on_ray(documents, work / "scored", classifier_path, config.tokenizer, precision)
+    else:
+        yield from score_here(documents, work / "scored", scorer)
     shards = sorted(path.stem for path in (work / "scored").glob("*.json"))
     decision = decide(work, shards, config, classifier.threshold)
-    placeholder = _placeholder_id(tokenizer)
+    placeholder = _placeholder_id(scorer.tokenizer)
     for done, shard in enumerate(shards):
         if not (work / "treated" / f"{shard}.json").exists():
             _treat(work, shard, decision, config.treatment, placeholder)
@@ -149,81 +155,24 @@ def _begin(work: Path, plan: dict[str, Any]) -> None:
     write_json(known, plan)
 
 
-def _load_tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{name}: cannot be loaded as a tokenizer ({str(error).splitlines()[0]})") from None
-
-
 def _placeholder_id(tokenizer: Any) -> int:
     known = tokenizer.get_vocab().get(PLACEHOLDER)
     return len(tokenizer) if known is None else int(known)
 
 
-# --- score --------------------------------------------------------------------------------------
+# --- read --------------------------------------------------------------------------------------
 
 
-def _score_all(
-    inputs: list[str],
-    work: Path,
-    classifier: LoadedClassifier,
-    tokenizer: Any,
-    config: FilterConfig,
-    text: str,
-    id_: str,
-) -> Iterator[Event]:
-    tokens = 0
+def _shards(inputs: list[str], config: FilterConfig, text: str, id_: str) -> Iterator[Shard]:
+    """The inputs' rows in shards of fixed size, named by file and place, so that a rerun cuts them alike."""
     for number, name in enumerate(inputs):
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", "stdin" if name == "-" else Path(name).name.split(".")[0]).strip(".-")
         rows = read(name, text, id_)
         for part in range(1_000_000):
-            shard = f"{number:03d}-{stem}-{part:05d}"
-            state = work / "scored" / f"{shard}.json"
             chunk = list(islice(rows, config.shard_documents))
             if not chunk:
                 break
-            if not state.exists():
-                rejected = [asdict(row) for row in chunk if isinstance(row, Rejection)]
-                documents = [row for row in chunk if isinstance(row, Document)]
-                path = work / "scored" / f"{shard}.parquet"
-                found = yield from _score(path, documents, classifier, tokenizer, tokens)
-                write_json(state, {"rejected": rejected, "tokens": found})
-            tokens += json.loads(state.read_text(encoding="utf-8"))["tokens"]
-            yield Progress(tokens, None, "tokens", "score")
-
-
-def _score(
-    path: Path, documents: list[Document], classifier: LoadedClassifier, tokenizer: Any, before: int
-) -> Generator[Event, None, int]:
-    """Write one shard of scores: one p per token of the output's tokenizer. Returns how many."""
-    rows, tokens = [], before
-    for document, prediction in zip(documents, predict(classifier, documents), strict=True):
-        [target] = tokenize(tokenizer, [document.text])
-        starts, ends = covering(document.text, target)
-        p = prediction.carried(starts, ends)
-        row = {
-            "id": document.id,
-            "text": document.text,
-            "input_ids": target.ids,
-            "starts": starts,
-            "ends": ends,
-            "p": p,
-        }
-        rows.append(row)
-        tokens += len(p)
-        if len(rows) % 32 == 0:
-            yield Progress(tokens, None, "tokens", "score")
-    _write(path, rows, SCORED)
-    return tokens - before
-
-
-def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), beside, compression="zstd")
-    os.replace(beside, path)
+            yield Shard(f"{number:03d}-{stem}-{part:05d}", chunk)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -311,8 +260,8 @@ def _treat(work: Path, shard: str, decision: Decision, treatment: str, placehold
         count["documents"] += 1
         count["tokens"] += len(forget)
         count["removed"] += int(forget.sum())
-    _write(work / "whole" / "_scores" / f"{shard}.parquet", scores, SCORES)
-    _write(work / "whole" / f"{shard}.parquet", out, DOCUMENTS if treatment == "document" else TOKENS)
+    write_rows(work / "whole" / "_scores" / f"{shard}.parquet", scores, SCORES)
+    write_rows(work / "whole" / f"{shard}.parquet", out, DOCUMENTS if treatment == "document" else TOKENS)
     write_json(work / "treated" / f"{shard}.json", count)
 
 

@@ -102,6 +102,7 @@ def load_model(name: str, auto_class: Any = None, dtype: torch.dtype = torch.flo
         gguf = gguf_file(path)
         if gguf:
             _check_gguf(path / gguf)
+            _silence_gguf_bar()
             options["gguf_file"] = gguf
             # Packed blocks are a third of the speed of dense bf16 and cannot be hooked in place.
             options["quantization_config"] = GgufConfig(dequantize=True)
@@ -122,6 +123,14 @@ def load_model(name: str, auto_class: Any = None, dtype: torch.dtype = torch.flo
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{name}: cannot be loaded as a model: {first_line}") from error
     return model.eval(), tokenizer
+
+
+def _silence_gguf_bar() -> None:
+    """transformers draws its own bar while it unpacks a GGUF file, whatever its settings say; it tears ours apart."""
+    from transformers import modeling_gguf_pytorch_utils as loading
+    from transformers.utils.logging import EmptyTqdm
+
+    loading.tqdm = EmptyTqdm  # type: ignore[attr-defined]
 
 
 def _check_gguf(path: Path) -> None:

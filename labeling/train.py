@@ -40,7 +40,9 @@ __all__ = ["Labelled", "TrainConfig", "train"]
 RADII = (0, 1, 2, 3)
 
 
-def train(examples: Sequence[Labelled], config: TrainConfig, out: Path, info: dict[str, Any]) -> Iterator[Event]:
+def train(
+    examples: Sequence[Labelled], config: TrainConfig, out: Path, info: dict[str, Any], onnx: bool = True
+) -> Iterator[Event]:
     """Train and export to `out` (artifact kind "classifier"). A rerun after a kill goes on where it was.
 
     `info` goes into the folder: name, definition, what the labels were made from.
@@ -77,7 +79,8 @@ def train(examples: Sequence[Labelled], config: TrainConfig, out: Path, info: di
         "train_tokens": sum(len(w) for w in windows),
         "validation": asdict(best) | {"unit": "word", "against": "weak labels"},
     }
-    written = write_classifier(classifier, out, info | settings)
+    yield Progress(0, None, "", "export")
+    written = write_classifier(classifier, out, info | settings, onnx)
     shutil.rmtree(work, ignore_errors=True)
     yield Artifact("classifier", out, written)
 

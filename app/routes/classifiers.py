@@ -1,24 +1,32 @@
 """Classifiers: the list, training one, and how good one is."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Request
+from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
 from fastapi.responses import Response
 
 from app import jobs, queries
 from app import review_queries as review
 from app.access import ProjectDep, SettingsDep
 from app.archives import zip_response
-from app.artifacts import folder_of
 from app.backbones import DEFAULT, known
 from app.comparisons import compared
 from app.db import SessionDep
+from app.details import compare, details_of
+from app.errors import worst
 from app.evaluations import evaluations
+from app.exporting import parts_of
 from app.models import Artifact, Classifier, LabelSet, Project
 from app.pages import redirect, render
 from app.security import CurrentUser
 
 router = APIRouter(prefix="/projects/{slug}/classifiers")
+WAYS = {
+    "f1": "the most F1",
+    "fpr": "at most this many false positives, in percent of retain words",
+    "budget": "flag at most this much, in percent of all words",
+    "value": "this probability",
+}
 UNITS = {
     "token": "each token's own label",
     "sentence": "its sentence's label",
@@ -108,18 +116,29 @@ def _problem(form: dict[str, str], backbones: list[str], teachers: set[str]) -> 
     return None
 
 
-@router.get("/{classifier_id}")
-def show(request: Request, project: ProjectDep, session: SessionDep, classifier: ClassifierDep) -> Response:
+def _show(
+    request: Request, project: Project, session: SessionDep, settings: SettingsDep, classifier: Classifier,
+    form: dict[str, str], error: str | None = None, status: int = 200,
+) -> Response:  # fmt: skip
     artifact = session.get_one(Artifact, classifier.artifact_id)
-    tables = evaluations(classifier.info)
+    tables = evaluations(classifier.info, details_of(settings, classifier.id))
     return render(
-        request, "classifiers/show.html",
-        project=project, classifier=classifier, artifact=artifact, tables=tables,
+        request, "classifiers/show.html", "classifiers/_threshold.html" if error else None, status,
+        project=project, classifier=classifier, artifact=artifact,
+        tables=tables,
         beside={table.name: compared(table, classifier.info) for table in tables},
+        others=[row for row in queries.classifiers_of(session, project.id) if row.id != classifier.id],
         labels=session.get(LabelSet, classifier.label_set_id) if classifier.label_set_id else None,
         curves=jobs.curves(session, artifact.job_id) if artifact.job_id else {},
-        sides=queries.sides_of(session, project.id),
+        sides=queries.sides_of(session, project.id), ways=WAYS, form=form, error=error,
     )  # fmt: skip
+
+
+@router.get("/{classifier_id}")
+def show(
+    request: Request, project: ProjectDep, session: SessionDep, settings: SettingsDep, classifier: ClassifierDep
+) -> Response:
+    return _show(request, project, session, settings, classifier, {"by": "fpr", "value": ""})
 
 
 @router.post("/{classifier_id}/evaluate")
@@ -133,6 +152,67 @@ def evaluate(
 
 @router.get("/{classifier_id}/download")
 def download(session: SessionDep, settings: SettingsDep, classifier: ClassifierDep) -> Response:
-    """The exported folder as a zip; it loads with plain transformers."""
-    folder = folder_of(settings, session.get_one(Artifact, classifier.artifact_id))
-    return zip_response(folder, "classifier", f"{classifier.name}-{classifier.version}")
+    """The exported folder as a zip, with the newest figures; it loads with plain transformers."""
+    folder, replaced = parts_of(session, settings, classifier)
+    return zip_response(folder, "classifier", f"{classifier.name}-{classifier.version}", replaced)
+
+
+@router.post("/{classifier_id}/threshold")
+def threshold(
+    request: Request, project: ProjectDep, session: SessionDep, settings: SettingsDep, user: CurrentUser,
+    classifier: ClassifierDep, by: Annotated[str, Form(max_length=10)] = "f1", value: Annotated[str, Form(max_length=20)] = "",
+) -> Response:  # fmt: skip
+    """The same weights with another threshold, as the next version."""
+    args: dict[str, Any] = {"classifier_id": classifier.id, "by": by}
+    try:
+        args |= chosen_threshold(by, value)
+    except ValueError as error:
+        return _show(request, project, session, settings, classifier, {"by": by, "value": value}, str(error), 422)
+    jobs.enqueue(session, "threshold", project.id, args, user)
+    return redirect(request, f"/projects/{project.slug}/classifiers")
+
+
+def chosen_threshold(by: str, value: str) -> dict[str, float]:
+    """The form's value as a share; caps and budgets are typed in percent. Raises ValueError."""
+    if by not in WAYS:
+        raise ValueError(f"choose by one of {', '.join(WAYS)}")
+    if by == "f1":
+        return {}
+    try:
+        share = float(value) / (1 if by == "value" else 100)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        wanted = "a probability between 0 and 1" if by == "value" else "a percentage between 0 and 100"
+        raise ValueError(f"give {wanted}, not {value or 'nothing'}")
+    return {"value": share}
+
+
+@router.get("/{classifier_id}/errors")
+def errors(
+    request: Request, project: ProjectDep, session: SessionDep, settings: SettingsDep, classifier: ClassifierDep,
+    on: Literal["gold", "test", "validation", ""] = "",
+) -> Response:  # fmt: skip
+    """The worst mistakes of the newest evaluation, each a link into the reader."""
+    details = details_of(settings, classifier.id)
+    name = on or next((n for n in ("gold", "test", "validation") if n in details), "test")
+    return render(
+        request, "classifiers/errors.html", "classifiers/_errors.html",
+        project=project, classifier=classifier, on=name, sets=[n for n in ("gold", "test", "validation") if n in details],
+        lists=worst(session, project.id, details.get(name, {}).get("errors") or {}),
+    )  # fmt: skip
+
+
+@router.get("/{classifier_id}/compare")
+def comparison(
+    request: Request, project: ProjectDep, session: SessionDep, settings: SettingsDep, classifier: ClassifierDep,
+    to: Annotated[int, Query(ge=1, lt=2**31)],
+) -> Response:  # fmt: skip
+    """This classifier minus another one, on the same documents."""
+    other = get_classifier(project, session, to)
+    found = compare(*(details_of(settings, row.id) for row in (classifier, other)))
+    return render(
+        request, "classifiers/compare.html",
+        project=project, classifier=classifier, other=other, comparisons=found,
+        rows=[row for row in queries.classifiers_of(session, project.id) if row.id != classifier.id],
+    )  # fmt: skip

@@ -1,5 +1,7 @@
 """A project with everything the review pages show: store, weak labels, a classifier and its scores."""
 
+import json
+
 import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker, undefer
@@ -90,3 +92,5 @@ def _write(folder, documents: list[Document]) -> None:
     list(write_predictions(scores, folder / "predictions", {}))
     with staged(folder / "classifier", "classifier", {"threshold": 0.6}) as beside:
         (beside / "model.safetensors").write_bytes(b"weights" * 1000)
+        settings = {"threshold": 0.6, "window": 256, "overlap": 64, "smooth": 0, "backbone": "minilm"}
+        (beside / "tokensieve.json").write_text(json.dumps(settings), encoding="utf-8")

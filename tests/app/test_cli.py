@@ -1,10 +1,7 @@
 """The command line as a person or a script meets it: what it prints, what it writes, how it refuses."""
 
 import json
-import logging
 import socket
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +12,15 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-import app.cli
-import app.settings
 from app import models as m
 from app.settings import Settings
 from labeling.documents import Document
 from labeling.filtering import PLACEHOLDER
+from tests.app.command import Command, refusal, tokensieve, write
 from tests.fakes import SIDES, corpus, tiny_encoder, tiny_reference, tiny_sae
 
-Command = Callable[..., tuple[int, str, str]]
 CLASSIFIER = "medicine/sieve:1"
-
-
-@pytest.fixture
-def tokensieve(
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> Iterator[Command]:
-    """Run a command in this process: (exit code, standard output, standard error with our warnings)."""
-    monkeypatch.setenv("TOKENSIEVE_DATA_DIR", str(settings.data_dir))
-    monkeypatch.setenv("TOKENSIEVE_DATABASE_URL", settings.database_url)
-    monkeypatch.setenv("COLUMNS", "500")
-    app.settings.settings.cache_clear()
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tokensieve", *map(str, words)])
-        capsys.readouterr()
-        caplog.clear()
-        with pytest.raises(SystemExit) as ended:
-            app.cli.main()
-        out, err = capsys.readouterr()
-        logged = [r for r in caplog.records if r.name.startswith("tokensieve") and r.levelno >= logging.WARNING]
-        return int(ended.value.code or 0), out, err + "".join(f"{r.getMessage()}\n" for r in logged)
-
-    yield run
-    app.settings.settings.cache_clear()
-
-
-def write(path: Path, *lines: Any) -> Path:
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-    return path
-
-
-def refusal(result: tuple[int, str, str]) -> str:
-    """The one line that a refused command says; nothing else may be said."""
-    code, out, err = result
-    assert (code, out) == (2, ""), (code, out, err)
-    assert err.startswith("tokensieve: ") and err.count("\n") == 1 and "Traceback" not in err, err
-    return err
+__all__ = ["tokensieve"]
 
 
 def test_a_file_of_unknown_type_is_refused_with_the_known_types(tokensieve: Command, tmp_path: Path) -> None:

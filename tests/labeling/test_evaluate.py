@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from labeling.documents import Document
-from labeling.evaluate import best_threshold, format_table, inside, paired, pr_curve, read_predictions, score
+from labeling.evaluate import Scores, format_table, inside, paired, read_predictions, score
 from labeling.tokens import words
 
 # Six words: "the"(0) "sick"(4) "man"(9) "ran"(13) "a"(17) "mile"(19).
@@ -176,34 +176,39 @@ def test_a_paired_difference_is_narrower_than_the_two_intervals():
     assert high - low < a.intervals["f1"][1] - a.intervals["f1"][0]
     with pytest.raises(ValueError, match="same file"):
         paired(a, score(good[1:], documents[1:]))
+    relabelled = [gold([[4, 8]], id_=d.id) for d in documents]
+    with pytest.raises(ValueError, match="same file"):
+        paired(a, score(good, relabelled))
+    by_hand = float(a.counts[:, 0].sum() - b.counts[:, 0].sum()) / 120
+    assert paired(a, b, "recall")[0] == pytest.approx(by_hand)
+    assert "a minus b" in format_table({"a": a, "b": b}) and f"{difference:+.3f}" in format_table({"a": a, "b": b})
 
 
-def test_the_best_threshold_lies_between_what_it_parts():
-    p, y = np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, True, False, False])
-    assert best_threshold(p, y) == pytest.approx(0.55)
-    assert best_threshold(np.array([0.5, 0.5]), np.array([True, False])) == 0.25
-    with pytest.raises(ValueError, match="none of the 2 items is forget"):
-        best_threshold(np.array([0.5, 0.5]), np.array([False, False]))
+def test_the_worst_errors_are_runs_of_words_with_their_place():
+    # gold: sick man; flagged: the (0.9), ran a (0.6, 0.6). "the" is surer, "ran a" is longer and worse in sum.
+    s = score([prediction([[0, 3], [13, 18]], [0.9, 0.2, 0.1, 0.6, 0.6, 0.1])], [gold([[4, 12]])])
+    assert s.errors == {
+        "false_positives": [["a", 13, 18, 0.6], ["a", 0, 3, 0.9]],
+        "false_negatives": [["a", 4, 12, 0.15]],
+    }
+    assert s.details()["errors"] == s.errors and s.details()["per_document"] == {"a": [0, 3, 2, 1]}
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), st.booleans()), min_size=1, max_size=12))
-def test_no_threshold_beats_the_best_one(items):
-    p, y = np.array([p for p, _ in items]), np.array([y for _, y in items])
-    if y.any():
-        best = metrics.f1_score(y, p >= best_threshold(p, y))
-        assert best == pytest.approx(max(metrics.f1_score(y, p >= t) for t in np.linspace(0, 1.1, 23)))
+def test_one_document_does_not_fill_the_list_of_errors():
+    many = " ".join("word no" for _ in range(20))
+    spans = [[i, i + 4] for i in range(0, len(many), 8)]
+    documents = [gold([], id_="long", text=many), gold([], id_="short")]
+    predictions = [prediction(spans, id_="long", text=many), prediction([[0, 3]], [0.1] * 6, id_="short")]
+    listed = [id_ for id_, *_ in score(predictions, documents).errors["false_positives"]]
+    assert listed == ["long"] * 3 + ["short"]
 
 
-def test_the_curve_agrees_with_scikit_learn():
-    rng = np.random.default_rng(0)
-    y = rng.random(300) < 0.3
-    p = np.round(np.clip(y * 0.3 + rng.random(300) * 0.7, 0, 1), 2)
-    precision, recall, thresholds = metrics.precision_recall_curve(y, p)
-    ours = np.array(pr_curve(p, y, points=1000))[::-1]
-    np.testing.assert_allclose(ours, np.column_stack([thresholds, precision[:-1], recall[:-1]]))
-    assert len(pr_curve(p, y, points=10)) == 10
-    assert pr_curve(p, y, points=10)[-1][2] == 1
+def test_a_stored_table_without_counts_prints_again():
+    s = score([prediction([[4, 12]])], [gold([[4, 12]])])
+    again = Scores.from_json(json.loads(json.dumps(s.to_json())))
+    assert format_table({"a": again, "b": again}) == format_table({"a": s, "b": again})
+    older = {k: v for k, v in s.to_json().items() if k != "pauroc"}
+    assert Scores.from_json(older).pauroc is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=6))

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = untrained(TrainConfig(str(tiny_encoder(root / "encoder")), window=64, overlap=16))
     with torch.no_grad():
         classifier.head.weight.mul_(8)
-    write_classifier(classifier, root / "classifier", {})
+    write_classifier(classifier, root / "classifier", {}, onnx=False)
     with open(root / "corpus.jsonl", "w", encoding="utf-8") as file:
         for d in DOCUMENTS:
             file.write(json.dumps({"id": d.id, "text": d.text}) + "\n")
@@ -187,6 +188,35 @@ def test_another_runs_work_is_not_mixed_in(folder: Path, tmp_path: Path) -> None
 def test_settings_that_make_no_sense_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         FilterConfig(**change)
+
+
+def test_a_folder_of_files_is_filtered_whole(folder: Path, tmp_path: Path) -> None:
+    inside = tmp_path / "in"
+    inside.mkdir()
+    for name, part in (("b.jsonl", DOCUMENTS[:2]), ("a.jsonl", DOCUMENTS[2:5])):
+        (inside / name).write_text("".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in part))
+    (inside / "notes.md").write_text("not a corpus")
+    *_, made = filter_corpus(folder / "classifier", [str(inside)], tmp_path / "out", FilterConfig())
+    assert isinstance(made, Artifact) and made.info["documents"] == 5
+    names = sorted(p.name for p in (tmp_path / "out").glob("*.parquet"))
+    assert names == ["000-a-00000.parquet", "001-b-00000.parquet"]
+
+
+def test_ray_is_asked_for_by_name_where_it_is_missing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"install tokensieve\[ray\]"):
+        run(folder, tmp_path / "out", engine="ray")
+
+
+@pytest.mark.slow
+def test_ray_filters_as_one_process_does(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    config = {"treatment": "remove", "budget": 0.2, "shard_documents": 3}
+    run(folder, tmp_path / "here", **config)
+    run(folder, tmp_path / "ray", **config, engine="ray")
+    assert files(tmp_path / "ray") == files(tmp_path / "here")
 
 
 def test_a_missing_input_is_named(folder: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = untrained(TrainConfig(str(tiny_encoder(root / "encoder")), window=34, overlap=8))
     with torch.no_grad():
         classifier.head.weight.mul_(8)  # random, but not all 0.5
-    write_classifier(classifier, root / "classifier", {})
+    write_classifier(classifier, root / "classifier", {}, onnx=False)
     return root / "classifier"
 
 

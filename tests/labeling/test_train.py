@@ -31,7 +31,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 @pytest.fixture(scope="module")
 def finetuned(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
     out = tmp_path_factory.mktemp("finetuned") / "classifier"
-    return out, list(train(LABELLED, config, out, {"name": "clinic"}))
+    return out, list(train(LABELLED, config, out, {"name": "clinic"}, onnx=False))
 
 
 def test_fine_tuning_finds_the_planted_sentences(finetuned: tuple[Path, list[Event]]) -> None:
@@ -58,7 +58,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     stop: int, config: TrainConfig, finetuned: tuple[Path, list[Event]], tmp_path: Path
 ) -> None:
     out = tmp_path / "classifier"
-    run: Iterator[Any] = train(LABELLED, config, out, {"name": "clinic"})
+    run: Iterator[Any] = train(LABELLED, config, out, {"name": "clinic"}, onnx=False)
     steps = 0
     for event in run:
         steps += isinstance(event, Progress) and event.note == "train" and event.done > 0
@@ -67,7 +67,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     run.close()  # type: ignore[attr-defined]
     assert not out.exists()
     torch.manual_seed(99)  # nothing may depend on the process's own generator
-    again = list(train(LABELLED, config, out, {"name": "clinic"}))
+    again = list(train(LABELLED, config, out, {"name": "clinic"}, onnx=False))
     resumed = [e.done for e in again if isinstance(e, Progress) and e.note == "train"]
     assert (resumed[0] > 0) == (stop > config.checkpoint_every)
     assert (out / "model.safetensors").read_bytes() == (finetuned[0] / "model.safetensors").read_bytes()
@@ -75,20 +75,22 @@ def test_a_stopped_run_resumes_to_the_same_weights(
 
 def test_another_runs_leftovers_are_not_resumed(config: TrainConfig, tmp_path: Path) -> None:
     out = tmp_path / "classifier"
-    run: Iterator[Any] = train(LABELLED, config, out, {})
+    run: Iterator[Any] = train(LABELLED, config, out, {}, onnx=False)
     for event in run:
         if isinstance(event, Metric):
             break
     run.close()  # type: ignore[attr-defined]
     first = next(
-        e for e in train(LABELLED, replace(config, lr=1e-3), out, {}) if isinstance(e, Progress) and e.note == "train"
+        e
+        for e in train(LABELLED, replace(config, lr=1e-3), out, {}, onnx=False)
+        if isinstance(e, Progress) and e.note == "train"
     )
     assert first.done == 0
 
 
 def test_a_probe_learns_the_planted_words(config: TrainConfig, tmp_path: Path) -> None:
     probe = replace(config, mode="probe", smooth=None, layers=(1,), l2=1e-6)
-    *events, made = train(LABELLED, probe, tmp_path / "probe", {})
+    *events, made = train(LABELLED, probe, tmp_path / "probe", {}, onnx=False)
     assert isinstance(made, Artifact)
     assert made.info["layer"] == 1 and made.info["validation"]["f1"] > 0.6
     assert [e.step for e in events if isinstance(e, Metric)] == [1, None]
@@ -167,7 +169,7 @@ def test_labels_that_cannot_be_learned_from_are_refused_at_once(
     examples: list[Labelled], message: str, config: TrainConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        list(train(examples, config, tmp_path / "out", {}))
+        list(train(examples, config, tmp_path / "out", {}, onnx=False))
 
 
 def test_layers_joined_give_the_head_both_states_and_load_again(config: TrainConfig, tmp_path: Path) -> None:
@@ -316,7 +318,7 @@ def test_a_window_longer_than_the_backbone_reads_is_refused(config: TrainConfig)
 
 
 def test_checkpoints_are_safetensors_and_json(config: TrainConfig, tmp_path: Path) -> None:
-    run: Iterator[Any] = train(LABELLED, config, tmp_path / "out", {})
+    run: Iterator[Any] = train(LABELLED, config, tmp_path / "out", {}, onnx=False)
     for event in run:
         if isinstance(event, Metric) and event.step == 10:
             break
