@@ -25,8 +25,10 @@ def choose(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Eve
     out = settings.artifacts_dir / f"classifier-{job.id}"
 
     def make() -> Iterator[Event]:
-        given = by == "value" and value is not None
-        threshold = float(value) if given else _on_validation(settings, sessions, row, by, value)
+        if by == "value" and value is not None:
+            threshold = float(value)
+        else:
+            threshold = _on_validation(settings, sessions, row, by, value)
         chosen = {"by": by, "value": value, "from": f"{row.name}:{row.version}"}
         yield Artifact("classifier", out, with_threshold(folder, threshold, chosen, out))
 

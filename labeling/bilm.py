@@ -153,7 +153,8 @@ def reversal(ids: Int[Tensor, "batch pos"], mask: Tensor | None) -> Int[Tensor, 
     """
     place = torch.arange(ids.shape[1], device=ids.device)[None]
     lengths = torch.full_like(ids[:, :1], ids.shape[1]) if mask is None else mask.sum(1, keepdim=True)
-    return (lengths - 1 - place) % ids.shape[1]
+    back = lengths - 1 - place
+    return torch.where(back < 0, back + ids.shape[1], back)
 
 
 class BiLMForTokenClassification(BiLMPreTrained):
