@@ -168,10 +168,66 @@ def reference_add(
     print(f"{row.name}: {row.model}, block {row.layer}, {row.info['d_sae']} latents ({row.info['architecture']})")
 
 
+@reference_cli.command("list")
+def reference_list() -> None:
+    """The registered references."""
+    _, sessions = opened()
+    with reading(sessions) as session:
+        for row in session.scalars(select(m.Reference).order_by(m.Reference.name)):
+            print(f"{row.name}: {row.model}, {row.info.get('hook', f'block {row.layer}')}, {row.sae}")
+
+
+@reference_cli.command("search")
+def reference_search(
+    words: Annotated[list[str], typer.Argument(help="Words to find: model, layer, width, release…")],
+    limit: Annotated[int, typer.Option(help="Most rows to print.")] = 50,
+) -> None:
+    """Find an SAE in sae-lens's registry: source, hook, width, L0, neuronpedia id."""
+    from labeling.sae_registry import search
+
+    found = search(" ".join(words))
+    for entry in found[:limit]:
+        print("\t".join([entry.source, entry.model, entry.hook, f"{entry.width or '?'}", f"{entry.l0 or '?'}", entry.neuronpedia or ""]))  # fmt: skip
+    if len(found) > limit:
+        console.print(f"{len(found) - limit:,} more; add a word, or --limit")
+
+
+@reference_cli.command("check")
+def reference_check(
+    name: str,
+    project: Annotated[str, typer.Argument(help="Project whose text is read, 2,000 tokens of it.")],
+    override: Annotated[str | None, typer.Option(help="Why a failed check may be ignored; kept.")] = None,
+) -> None:
+    """Check that an SAE fits its model before a harvest: reconstruction around the hook, BOS, L0, numbers, words."""
+    from app import preflights
+    from app.running import run_job
+
+    config, sessions = opened()
+    with reading(sessions) as session:
+        project_id, reference_id = find_project(session, project).id, find_reference(session, name).id
+    run_job(config, sessions, "preflight", project_id, {"reference_id": reference_id}, AUTHOR)
+    with sessions.begin() as session:
+        found = preflights.newest_preflight(session, reference_id, project_id)
+        assert found is not None
+        for item in found.report["checks"]:
+            print(f"{item['state']:4}  {item['name']}: {item['text']}")
+        if not found.passed and override is None:
+            raise ValueError("the reference failed its preflight; correct it, or give --override REASON")
+        if not found.passed:
+            preflights.override(session, found, override or "", AUTHOR)
+
+
+def find_reference(session: Session, name: str) -> m.Reference:
+    found = session.scalar(select(m.Reference).where(m.Reference.name == name))
+    if found is None:
+        raise ValueError(f"no reference {name!r}; add it with `tokensieve reference add`")
+    return found
+
+
 @sae_cli.command("train")
 def sae_train(
     model: Annotated[str, typer.Option(help="Hub id or folder of the language model.")],
-    layer: Annotated[int, typer.Option(help="Block whose output is reconstructed, counted from 0.")],
+    layer: Annotated[int, typer.Option(help="Block at which the SAE reads, counted from 0.")],
     text: Annotated[list[str], typer.Option(help="File of documents, or FILE=TOKENS to take at most so many.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the SAE.")],
     work: Annotated[
@@ -179,6 +235,9 @@ def sae_train(
     ] = None,
     d_sae: Annotated[int, typer.Option(help="Latents.")] = 4096,
     k: Annotated[int, typer.Option(help="Active latents per token (TopK, BatchTopK).")] = 24,
+    hook: Annotated[str, typer.Option(help="resid_post (the block's output), resid_pre, mlp_out, attn_out or z.")] = (
+        "resid_post"
+    ),
     architecture: Annotated[str, typer.Option(help="topk, batchtopk or jumprelu.")] = "topk",
     samples: Annotated[int, typer.Option(help="Training samples (tokens, with repetition).")] = 20_000_000,
     batch: Annotated[int, typer.Option(help="Samples a step.")] = 2048,
@@ -187,12 +246,15 @@ def sae_train(
     init: Annotated[str, typer.Option(help="Folder of a TopK SAE to go on from; --d-sae may be larger than its.")] = "",
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Train an SAE on a model's hook point; resumes where it stopped. Loads with sae_lens.SAE.load_from_disk."""
+    """Train an SAE on a decoder's or encoder's hook point, with a card beside it; resumes where it stopped.
+
+    Loads with sae_lens.SAE.load_from_disk.
+    """
     from labeling.sae_training import SAEConfig, train_from_text
 
     config = SAEConfig(
         model=model, layer=layer, d_sae=d_sae, k=k, architecture=architecture, samples=samples, batch=batch, lr=lr,
-        context=context, init=init, seed=seed,
+        context=context, init=init, seed=seed, kind=hook,  # type: ignore[arg-type]
     )  # fmt: skip
     made = run(train_from_text(text, config, work or out.with_name(out.name + ".work"), out))
     print(json.dumps(made[-1].info, indent=1))
@@ -203,21 +265,19 @@ def discover(
     project: str,
     reference: Annotated[str | None, typer.Option(help="Reference to use; default: the project's.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Harvest anew, for documents imported since.")] = False,
+    override: Annotated[str | None, typer.Option(help="Harvest although the preflight fails, and why; kept.")] = None,
 ) -> None:
-    """Harvest activations and rank every latent."""
+    """Check the reference, harvest activations and rank every latent."""
     config, sessions = opened()
     with sessions.begin() as session:
         row = find_project(session, project)
         if reference is not None:
-            found = session.scalar(select(m.Reference).where(m.Reference.name == reference))
-            if found is None:
-                raise ValueError(f"no reference {reference!r}; add it with `tokensieve reference add`")
-            again = again or (row.reference_id not in (None, found.id))
-            row.reference_id = found.id
+            row.reference_id = find_reference(session, reference).id
         project_id = row.id
     from app.running import run_job
 
-    run_job(config, sessions, "discover", project_id, {"again": again}, AUTHOR)
+    args: dict[str, Any] = {"again": again} | ({"override": override} if override else {})
+    run_job(config, sessions, "discover", project_id, args, AUTHOR)
     print(f"discovered; accept latents at /projects/{project.lower()}/latents")
 
 

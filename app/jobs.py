@@ -17,6 +17,8 @@ from app.models import Job, JobMetric, now
 KINDS = {
     "import": "app.steps:import_files",
     "gold": "app.steps:import_gold",
+    "reference": "app.references:add_reference",
+    "preflight": "app.preflights:check",
     "harvest": "app.steps:harvest",
     "discover": "app.steps:discover",
     "vote": "app.voting:vote",

@@ -186,6 +186,31 @@ class Reference(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class Preflight(Base):
+    """A reference checked on a project's text before the harvest. Append-only; the newest counts."""
+
+    __tablename__ = "preflight"
+    __table_args__ = (Index("ix_preflight_of", "reference_id", "project_id"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    reference_id: Mapped[int] = mapped_column(ForeignKey("reference.id"))
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    passed: Mapped[bool]
+    report: Mapped[dict[str, Any]]  # `labeling.preflight.Report`
+    author: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class PreflightOverride(Base):
+    """A person's decision to harvest although a check failed, with the reason. Append-only."""
+
+    __tablename__ = "preflight_override"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    preflight_id: Mapped[int] = mapped_column(ForeignKey("preflight.id"), index=True)
+    reason: Mapped[str]
+    author: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Artifact(Base):
     """A finished folder under the data directory: store, discovery, labels, predictions, export, filter run."""
 
@@ -258,6 +283,7 @@ class Rule(Base):
     __table_args__ = (UniqueConstraint("project_id", "version"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    reference_id: Mapped[int | None] = mapped_column(ForeignKey("reference.id"))  # whose latents these are
     version: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     config: Mapped[dict[str, Any]]  # `labeling.rule.RuleConfig`

@@ -40,8 +40,7 @@ def steps(session: Session, project: Project) -> list[Step]:
     held, stale = "activations of every token", False
     if store is not None:
         held = f"{store.info.get('tokens', 0):,} tokens of {store.info.get('documents', 0):,} documents"
-        other = store.info.get("reference_id", project.reference_id) != project.reference_id
-        stale = other or store.info.get("documents", open_ones) < open_ones
+        stale = store.info.get("documents", open_ones) < open_ones
     return [
         Step("Define", bool(definition and definition.includes.strip()),
              f"version {definition.version if definition else 0}", f"{at}#definition", "Write it down",

@@ -120,8 +120,19 @@ def references(session: Session) -> Sequence[Reference]:
 
 
 def newest_artifact(session: Session, project_id: int, kind: str) -> Artifact | None:
+    """The project's newest of a kind. Stores and discoveries: of its present reference."""
+    if kind in ("store", "discovery"):
+        reference_id = session.scalar(select(Project.reference_id).where(Project.id == project_id))
+        return harvested(session, project_id, reference_id, kind)
     where = (Artifact.project_id == project_id, Artifact.kind == kind)
     return session.scalar(select(Artifact).where(*where).order_by(Artifact.id.desc()).limit(1))
+
+
+def harvested(session: Session, project_id: int, reference_id: int | None, kind: str) -> Artifact | None:
+    """The project's newest store or discovery of one reference; a project may have been read by several."""
+    where = (Artifact.project_id == project_id, Artifact.kind == kind)
+    rows = session.scalars(select(Artifact).where(*where).order_by(Artifact.id.desc()))
+    return next((row for row in rows if row.info.get("reference_id", reference_id) == reference_id), None)
 
 
 def newest_label_set(session: Session, project_id: int) -> LabelSet | None:
@@ -236,12 +247,15 @@ def issues_page(session: Session, import_id: int, page: int = 1, size: int = 100
 # Latents
 
 
-def verdicts_of(session: Session, project: Project, as_of: int | None = None) -> dict[int, Verdict]:
+def verdicts_of(
+    session: Session, project: Project, as_of: int | None = None, reference_id: int | None = None
+) -> dict[int, Verdict]:
     """The verdict that counts for each judged latent: its newest, unless that withdrew it.
 
-    `as_of` is the id of the last verdict to know of, for what was true at that time.
+    `as_of` is the id of the last verdict to know of, for what was true at that time. Without
+    `reference_id`, on the latents of the project's present reference.
     """
-    mine = [Verdict.project_id == project.id, Verdict.reference_id == project.reference_id]
+    mine = [Verdict.project_id == project.id, Verdict.reference_id == (reference_id or project.reference_id)]
     if as_of is not None:
         mine.append(Verdict.id <= as_of)
     newest = select(func.max(Verdict.id)).where(*mine).group_by(Verdict.latent)
@@ -289,7 +303,12 @@ def rules_of(session: Session, project_id: int) -> list[tuple[Rule, LabelSet | N
 
 
 def newest_rule(session: Session, project_id: int) -> Rule | None:
-    return session.scalar(select(Rule).where(Rule.project_id == project_id).order_by(Rule.version.desc()).limit(1))
+    """The newest rule over the latents of the project's present reference."""
+    present = select(Project.reference_id).where(Project.id == project_id).scalar_subquery()
+    mine = or_(Rule.reference_id == present, Rule.reference_id.is_(None))
+    return session.scalar(
+        select(Rule).where(Rule.project_id == project_id, mine).order_by(Rule.version.desc()).limit(1)
+    )
 
 
 def save_rule(
@@ -311,8 +330,9 @@ def save_rule(
     if old and old.sha256 == sha256:
         return old
     project = session.get_one(Project, project_id)
+    taken = session.scalar(select(func.max(Rule.version)).where(Rule.project_id == project_id)) or 0
     rule = Rule(
-        project_id=project_id, version=old.version + 1 if old else 1, sha256=sha256,
+        project_id=project_id, reference_id=project.reference_id, version=taken + 1, sha256=sha256,
         config=config, latents=latents, functions=functions, author=author,
         lineage=lineage.of_rule(session, project, verdicts_of(session, project)) | (origin or {}),
     )  # fmt: skip

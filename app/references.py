@@ -1,64 +1,53 @@
-"""Register references: what an SAE's own metadata says about its hook, checked against the model."""
+"""Register references: what an SAE is and where it reads, checked against the model."""
 
-import json
-import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.jobs import JobView
 from app.models import Reference
-
-HOOK = re.compile(r"(?:blocks|layers)\.(\d+)\b")
-
-
-def layer_in(metadata: dict[str, Any]) -> int | None:
-    """The block an SAE reads, from sae-lens's `hook_name`, `hf_hook_name` or `hook_layer`."""
-    for name in ("hook_name", "hf_hook_name"):
-        if found := HOOK.search(str(metadata.get(name) or "")):
-            # What enters block L is what block L - 1 returned.
-            return int(found[1]) - ("resid_pre" in str(metadata[name]))
-    layer = metadata.get("hook_layer")
-    return int(layer) if layer is not None else None
+from app.settings import Settings
+from labeling.events import Event, Progress
+from labeling.hooks import Hook, hook_of
+from labeling.sae_sources import read_folder
 
 
-def describe_folder(sae: Path) -> dict[str, Any]:
-    """What `cfg.json` of a saved SAE says, without importing sae-lens. Raises ValueError."""
-    try:
-        config = json.loads((sae / "cfg.json").read_text(encoding="utf-8"))
-        metadata = config.get("metadata") or config
-        return {
-            "d_in": int(config["d_in"]), "d_sae": int(config["d_sae"]), "architecture": str(config.get("architecture", "standard")),
-            "k": config.get("k"), "context": metadata.get("context_size"), "layer": layer_in(metadata),
-        }  # fmt: skip
-    except FileNotFoundError:
-        raise ValueError(f"{sae}: no cfg.json; give a folder saved by sae-lens or by `tokensieve sae train`") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{sae / 'cfg.json'}: not an SAE configuration ({error})") from None
-
-
-def add(sessions: sessionmaker[Session], name: str, model: str, sae: str, layer: int | None = None) -> Reference:
-    """Register a model and its SAE. The same name again with the same parts changes nothing."""
-    if Path(model).is_dir():
-        model = str(Path(model).absolute())
+def describe(sae: str) -> dict[str, Any]:
+    """What an SAE says about itself. A folder is only read about, others are loaded. Raises ValueError."""
     if Path(sae).is_dir():
-        sae = str(Path(sae).absolute())
-        info = describe_folder(Path(sae))
+        config = read_folder(Path(sae)).config
     else:
         from labeling.saes import load_sae
 
         loaded = load_sae(sae)
-        info = {
-            "d_in": loaded.d_in,
-            "d_sae": loaded.d_sae,
-            "architecture": loaded.architecture,
-            "layer": layer_in(loaded.metadata),
-        }
-        info["context"] = loaded.metadata.get("context_size")
-    layer = layer if layer is not None else info["layer"]
-    if layer is None:
+        config = {"d_in": loaded.d_in, "d_sae": loaded.d_sae, "architecture": loaded.architecture,
+                  "k": getattr(loaded.sae.cfg, "k", None), "metadata": loaded.metadata}  # fmt: skip
+    metadata = config["metadata"]
+    hook = hook_of(metadata)
+    return {
+        "d_in": int(config["d_in"]), "d_sae": int(config["d_sae"]), "architecture": str(config["architecture"]),
+        "k": config.get("k"), "l0": metadata.get("l0") or config.get("k"), "context": metadata.get("context_size"),
+        "hook": hook.name if hook else None, "layer": hook.layer if hook else None,
+        "trained_on": metadata.get("model_name"), "neuronpedia": metadata.get("neuronpedia_id"),
+    }  # fmt: skip
+
+
+def add(sessions: sessionmaker[Session], name: str, model: str, sae: str, layer: int | None = None) -> Reference:
+    """Register a model and its SAE. The same name again with the same parts changes nothing."""
+    from labeling.references import check_fit
+
+    model, sae = (str(Path(part).absolute()) if Path(part).is_dir() else part for part in (model, sae))
+    info = describe(sae)
+    if info["layer"] is None and layer is None:
         raise ValueError(f"{sae} does not say which block it reads; give --layer")
+    if info["layer"] is not None and layer not in (None, info["layer"]):
+        raise ValueError(f"{sae} reads block {info['layer']} ({info['hook']}); give --layer {info['layer']} or none")
+    layer = info["layer"] if layer is None else layer
+    info |= {"layer": layer, "hook": info["hook"] or Hook(layer).name}
+    check_fit(model, sae, info["hook"], info["d_in"])
     with sessions.begin() as session:
         row = session.scalar(select(Reference).where(Reference.name == name))
         if row is None:
@@ -69,3 +58,11 @@ def add(sessions: sessionmaker[Session], name: str, model: str, sae: str, layer:
                 f"reference {name!r} exists with other parts ({row.model}, {row.sae}, block {row.layer}); choose another name"
             )
         return row
+
+
+def add_reference(settings: Settings, sessions: sessionmaker[Session], job: JobView) -> Iterator[Event]:
+    """The job behind the form: fetch the SAE if need be, check that it fits the model, register both."""
+    a = job.args
+    yield Progress(0, 1, "references", f"read {a['sae']}")
+    row = add(sessions, a["name"], a["model"], a["sae"], a.get("layer"))
+    yield Progress(1, 1, "references", f"added {row.name}: {row.info['d_sae']:,} latents at {row.info['hook']}")

@@ -17,7 +17,7 @@ from app.db import reading
 from app.gold import gold_texts
 from app.jobs import JobView
 from app.settings import Settings
-from app.steps import Corpus, Sessions, corpus_of, located, newest, once, register, relay
+from app.steps import Corpus, Sessions, corpus_of, located, once, register, relay, store_under
 from labeling.artifacts import read_manifest, staged, verify
 from labeling.documents import Document
 from labeling.events import Artifact, Event
@@ -50,7 +50,7 @@ def curated(settings: Settings, sessions: Sessions, job: JobView) -> Curated:
         rule = session.get_one(m.Rule, chosen) if chosen else queries.newest_rule(session, job.project_id)
         if rule is None:
             raise ValueError("the project has no saved rule yet; save one first")
-        store = newest(session, job.project_id, "store")
+        store = store_under(session, rule)
         gold = list(gold_texts(session, job.project_id))
         return Curated(
             [int(n) for n in rule.latents], RuleConfig(**rule.config),

@@ -1,9 +1,25 @@
-"""Files on the server that a form may name: only regular ones inside the configured folders."""
+"""Files and folders on the server that a form may name: only those inside the configured folders."""
 
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+
+
+def checked_folder(name: str, roots: Iterable[Path]) -> Path:
+    """The real path of a folder inside a root. Raises ValueError with one message for everything outside."""
+    outside = ValueError(
+        "give the full path of a folder inside the data directory or one listed in TOKENSIEVE_IMPORT_ROOTS"
+    )
+    if "\0" in name or not Path(name).is_absolute():
+        raise outside
+    try:
+        path = Path(name).resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise outside from None
+    if not path.is_dir() or not any(path.is_relative_to(root.resolve()) for root in roots):
+        raise outside
+    return path
 
 
 def checked(name: str, roots: Iterable[Path]) -> Path:

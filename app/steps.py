@@ -5,7 +5,7 @@ folders are named after the job, so a job that is run again after a kill finds i
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +19,7 @@ from app.db import reading
 from app.gold import gold_texts
 from app.importing import import_file
 from app.jobs import JobView
+from app.preflights import clear_for_harvest
 from app.provenance import of_classifier
 from app.settings import Settings
 from labeling.artifacts import ArtifactError, read_manifest
@@ -34,6 +35,19 @@ def newest(session: Session, project_id: int, kind: str) -> m.Artifact:
     found = queries.newest_artifact(session, project_id, kind)
     if found is None:
         raise ValueError(f"the project has no {kind} yet; run `tokensieve {maker}` first")
+    return found
+
+
+def store_under(session: Session, rule: m.Rule) -> m.Artifact:
+    """The newest store of the reference whose latents a rule holds. Raises ValueError if there is none."""
+    if rule.reference_id is None:
+        return newest(session, rule.project_id, "store")
+    found = queries.harvested(session, rule.project_id, rule.reference_id, "store")
+    if found is None:
+        raise ValueError(
+            f"rule {rule.version} holds latents of a reference that has read nothing here; "
+            "choose that reference on the project's page and run `tokensieve discover`"
+        )
     return found
 
 
@@ -147,6 +161,7 @@ def harvest(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Ev
     def make() -> Iterator[Event]:
         yield Progress(0, None, "", "load reference")
         model, sae = open_reference(info["model"], info["sae"], info["layer"])
+        yield from clear_for_harvest(sessions, job, info["reference_id"], model, sae)
         yield from run(documents, model, sae, out, HarvestConfig(), info)
 
     made: list[Artifact] = []
@@ -160,9 +175,9 @@ def discover(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[E
 
     assert job.project_id is not None
     with reading(sessions) as session:
-        stores = select(m.Artifact.id).where(m.Artifact.project_id == job.project_id, m.Artifact.kind == "store")
-        mine = session.scalar(stores.where(m.Artifact.job_id == job.id))
-        fresh = (job.args.get("again") and mine is None) or session.scalar(stores) is None
+        reference_id = session.get_one(m.Project, job.project_id).reference_id
+        held = queries.harvested(session, job.project_id, reference_id, "store")
+        fresh = held is None or (job.args.get("again") and held.job_id != job.id)
     if fresh:
         yield from harvest(settings, sessions, job)
     with reading(sessions) as session:
@@ -171,7 +186,7 @@ def discover(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[E
     corpus = corpus_of(sessions, job.project_id)
     made: list[Artifact] = []
     yield from relay(once(out, "discovery", lambda: run(store, corpus.sides, out, text_of=corpus.text_of)), made)
-    register(sessions, settings, job, made[-1])
+    register(sessions, settings, job, replace(made[-1], info=made[-1].info | {"reference_id": reference_id}))
     yield from describe_weights(settings, sessions, job)
 
 
@@ -208,7 +223,7 @@ def label(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Even
     corpus = corpus_of(sessions, job.project_id)
     with reading(sessions) as session:
         rule = session.get_one(m.Rule, job.args["rule_id"])
-        store = newest(session, job.project_id, "store")
+        store = store_under(session, rule)
         store_id, store_path = store.id, settings.data_dir / store.path
         config, latents = RuleConfig(**rule.config), [int(n) for n in rule.latents]
         functions = [parse(located(f, settings)) for f in rule.functions]

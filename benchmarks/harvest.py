@@ -44,8 +44,7 @@ def bare(store: Store, reference: Reference, config: HarvestConfig) -> float:
     for shard in range(len(store.shards)):
         here = [i for i, of in zip(ids, store.doc_shard, strict=True) if of == shard]
         for windows in reference.plan([len(i) for i in here], config.batch_tokens, config.overlap):
-            tokens, _ = reference.batch(windows, here)
-            reference.activations(tokens)
+            reference.activations(*reference.batch(windows, here))
     if reference.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - begin

@@ -5,7 +5,6 @@ ones that are whole and the store comes out the same as if nothing had happened.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,13 +20,13 @@ from torch import Tensor
 from labeling.artifacts import replace_folder, sha256_json, write_json
 from labeling.documents import text_sha256
 from labeling.events import Artifact, Event, Progress
+from labeling.hooks import Hook, hook_of
 from labeling.references import Reference, Window
 from labeling.saes import LoadedSAE, load_sae
 from labeling.store import KIND, DocumentRow, finish, write_shard, write_tables
 from labeling.tokens import Tokens
 
 DENSE_CELLS = 32 * 1024 * 1024  # at most this many (tok, d_sae) floats exist at a time: 128 MiB
-HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 
 
 @dataclass(frozen=True)
@@ -52,40 +51,31 @@ class HarvestConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
-def hooked_block(metadata: dict[str, Any]) -> int | None:
-    """The block whose output an SAE reads, by its own metadata; None where that does not say.
-
-    What enters block L is what block L - 1 returned, so `resid_pre` SAEs are usable too.
-    """
-    name = str(metadata.get("hook_name") or "")
-    if not name:
-        return None
-    match = HOOK.fullmatch(name)
-    if match is None or name == "blocks.0.hook_resid_pre":
-        raise ValueError(f"the SAE reads {name}; only SAEs on the output of a block (hook_resid_post) can be used")
-    return int(match[1]) - (match[2] == "pre")
-
-
 def open_reference(
     model: str, sae_source: str, layer: int | None = None, dtype: torch.dtype | None = None
 ) -> tuple[Reference, LoadedSAE]:
-    """A model and an SAE that fit each other; window size and BOS as the SAE was trained."""
+    """A model and an SAE that fit each other; hook, window size and BOS as the SAE was trained.
+
+    `layer` is needed only where the SAE's metadata does not say which block it reads.
+    """
     sae = load_sae(sae_source)
-    trained_on = hooked_block(sae.metadata)
-    if layer is None:
-        layer = trained_on
-    if layer is None:
+    hook = hook_of(sae.metadata)
+    if hook is None and layer is None:
         raise ValueError(f"{sae_source} does not say which block it reads; give the layer")
-    if trained_on is not None and layer != trained_on:
-        raise ValueError(f"{sae_source} reads the output of block {trained_on}; give layer {trained_on}, not {layer}")
+    if hook is not None and layer not in (None, hook.layer):
+        raise ValueError(f"{sae_source} reads the {hook}; give layer {hook.layer}, not {layer}")
+    hook = hook or Hook(layer or 0)
     bos = sae.metadata.get("prepend_bos")
     context = int(sae.metadata.get("context_size") or 512)
-    reference = Reference(model, layer, context, dtype, prepend_bos=bos is None or bool(bos))
-    if sae.d_in != reference.d_model:
+    reference = Reference(model, hook.layer, context, dtype, prepend_bos=bos is None or bool(bos), kind=hook.kind)
+    if sae.d_in != reference.d_in:
         raise ValueError(
-            f"{sae_source} reads {sae.d_in} dimensions, but {model} has {reference.d_model}; "
+            f"{sae_source} reads {sae.d_in} dimensions, but the {hook} of {model} has {reference.d_in}; "
             "give an SAE that was trained on this model"
         )
+    # TransformerLens centres what writes to the residual stream of models with LayerNorm, and only there.
+    centring = (sae.metadata.get("model_from_pretrained_kwargs") or {}).get("center_writing_weights")
+    sae.centred = bool(centring) and reference.layer_norm and hook.kind != "z"
     sae.sae.to(reference.device)
     return reference, sae
 
@@ -146,6 +136,7 @@ def _describe(reference: Reference, sae: LoadedSAE) -> dict[str, Any]:
     return {
         "model": reference.name,
         "layer": reference.layer,
+        "hook": reference.hook.name,
         "context": reference.context,
         "prepend_bos": bool(reference.prefix),
         "dtype": str(reference.dtype).removeprefix("torch."),
@@ -177,7 +168,7 @@ def _harvest_shard(
     keys, values, done = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)], 0
     for windows in reference.plan([len(i) for i in ids], config.batch_tokens, config.overlap):
         tokens, scored = reference.batch(windows, ids)
-        acts = reference.activations(tokens)[scored.to(reference.device)]  # (tok, d_in)
+        acts = reference.activations(tokens, scored)[scored.to(reference.device)]  # (tok, d_in)
         where = corpus_positions(windows, first)
         for at, latents, found in postings(sae, acts):
             keys.append(latents * first[-1] + where[at])

@@ -30,7 +30,7 @@ from labeling.export import LABELS, SETTINGS, identity_of
 from labeling.onnx_files import INT8, OnnxModel, can_run
 from labeling.predictions import Prediction, PredictionStore, write_predictions
 from labeling.references import cpu_has_bf16, load_model, pick_device, pick_dtype
-from labeling.tokens import Tokens, tokenize, windows
+from labeling.tokens import Tokens, special_tokens, tokenize, windows
 
 PRECISIONS = ("auto", "full", "int8")  # full: fp32, or bf16 where the hardware has it
 
@@ -67,16 +67,6 @@ def head_of(model: Any) -> nn.Linear:
             f"{type(model).__name__}: found no linear layer with {model.config.num_labels} outputs to classify with"
         )
     return found[-1]
-
-
-def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What this tokenizer puts before and after a text ([CLS] and [SEP], a BOS, or nothing)."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()  # sentence encoders come with padding to a fixed length switched on
-    backend.no_truncation()
-    encoding = backend.encode("a", add_special_tokens=True)
-    own = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
-    return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
 
 
 def pick_precision(folder: Path, asked: str = "auto") -> str:

@@ -1,14 +1,16 @@
-"""Reference language models: load one, tokenize with offsets, stop at the hooked block.
+"""Reference models: load one, decoder or encoder, tokenize with offsets, stop at the hook.
 
 `resid_post` of block L is what block L returns, which is Hugging Face `hidden_states[L + 1]`;
-reading `hidden_states[L]` is the classic off-by-one (METHOD, traps). The hook sits on the block
-itself and raises to end the forward pass there, so later blocks cost nothing.
+reading `hidden_states[L]` is the classic off-by-one (METHOD, traps). The last of `hidden_states`
+is normed once more, which no SAE was trained on. The hook sits on the module itself and raises to
+end the forward pass there, so later blocks cost nothing.
 """
 
 import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labeling.tokens import Tokens, tokenize, windows
+from labeling.checks import check_folder
+from labeling.hooks import Hook, Kind, locate, parse_hook, width_of
+from labeling.tokens import Tokens, special_tokens, tokenize, windows
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,14 @@ def pick_device() -> torch.device:
 
 
 def stacks_of(model: nn.Module) -> list[nn.ModuleList]:
-    """The stacks of transformer blocks: ModuleLists as long as the config says, nearest the root. A biLM has two."""
-    config: Any = model.config
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    depth = config.num_hidden_layers
-    stacks = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    """The text model's stacks of blocks: ModuleLists as long as the config says, nearest the root.
+
+    A biLM has two. A multimodal model (`model.language_model.layers` in Gemma 3) has a vision tower
+    besides, perhaps of the same depth.
+    """
+    text: nn.Module = model.get_decoder() if hasattr(model, "get_decoder") else model  # type: ignore[operator]
+    depth = text_config(model).num_hidden_layers
+    stacks = [(name, m) for name, m in text.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not stacks:
         raise ValueError(f"{type(model).__name__}: found no stack of {depth} blocks to hook")
     nearest = min(name.count(".") for name, _ in stacks)
@@ -73,6 +80,11 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
     return stacks_of(model)[0]
 
 
+def text_config(model: Any) -> Any:
+    """The configuration of the part that reads text."""
+    return model.config.get_text_config()
+
+
 def gguf_file(folder: Path) -> str | None:
     """Name of the one GGUF file in a folder, if that is what the folder holds."""
     files = sorted(p.name for p in folder.glob("*.gguf"))
@@ -81,12 +93,26 @@ def gguf_file(folder: Path) -> str | None:
     return files[0] if files else None
 
 
+def is_causal(config: Any) -> bool:
+    """Whether a checkpoint reads from left to right; BERT and its kin stand in both of the library's tables."""
+    from transformers.models.auto import modeling_auto as auto
+
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{config.model_type} is an encoder with a decoder; give a model that is one of them")
+    heads = tuple(config.architectures or ())
+    if any(head.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for head in heads):
+        return True
+    masked = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not masked
+
+
 def load_model(name: str, auto_class: Any = None, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """(model, tokenizer) from a hub id or a folder (safetensors or one GGUF file).
 
-    Code from the checkpoint never runs and pickled weights are refused (RELIABILITY 8).
+    Without `auto_class`, a causal language model, or the bare encoder. Code from the checkpoint
+    never runs, pickled weights are refused, and a folder's headers are checked first (RELIABILITY 8).
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging as hf_logging
 
     import labeling.layers  # noqa: F401  our own architectures, by name in config.json
@@ -94,30 +120,28 @@ def load_model(name: str, auto_class: Any = None, dtype: torch.dtype = torch.flo
     # Its own bars and load reports would tear ours apart.
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    auto = auto_class or AutoModelForCausalLM
     options: dict[str, Any] = {"trust_remote_code": False}
     path = Path(name)
     if path.is_dir():
+        check_folder(path)
         options["local_files_only"] = True
-        gguf = gguf_file(path)
-        if gguf:
-            _check_gguf(path / gguf)
+        if gguf := gguf_file(path):
             _silence_gguf_bar()
             options["gguf_file"] = gguf
-            # Packed blocks are a third of the speed of dense bf16 and cannot be hooked in place.
-            options["quantization_config"] = GgufConfig(dequantize=True)
         elif not list(path.glob("*.safetensors")):
-            raise ValueError(
-                f"{path}: no .safetensors or .gguf weights; pickled weights (.bin, .pt) are not loaded, convert them first"
-            )
+            raise ValueError(f"{path}: no .safetensors or .gguf weights")
     elif name.startswith((".", "/", "~")):
         raise ValueError(f"{name}: no such folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, **{k: v for k, v in options.items() if k != "quantization_config"}
-        )
-        if "gguf_file" not in options:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        if "gguf_file" in options:
+            # Packed blocks are a third of the speed of dense bf16 and cannot be hooked in place.
+            options["quantization_config"] = GgufConfig(dequantize=True)
+            auto = auto_class or AutoModelForCausalLM
+        else:
             options["use_safetensors"] = True
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            auto = auto_class or (AutoModelForCausalLM if is_causal(config) else AutoModel)
         model = auto.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -133,46 +157,84 @@ def _silence_gguf_bar() -> None:
     loading.tqdm = EmptyTqdm  # type: ignore[attr-defined]
 
 
-def _check_gguf(path: Path) -> None:
-    """A truncated GGUF loads as garbage or crashes deep inside; find out from its own header first."""
-    from gguf import GGUFReader
+def check_fit(name: str, sae: str, hook_name: str, d_in: int) -> None:
+    """Refuse an SAE of another model by the model's configuration alone. Raises ValueError."""
+    from transformers import AutoConfig
 
+    if Path(name).is_dir():
+        check_folder(Path(name))
+        if gguf_file(Path(name)):
+            return  # its configuration is inside the weights; loading it tells
     try:
-        reader = GGUFReader(str(path))
-        size = path.stat().st_size
-        ends = [int(t.data_offset) + int(t.n_bytes) for t in reader.tensors]
-    except Exception as error:  # the reader raises whatever numpy raises on short files
-        raise ValueError(f"{path}: not a readable GGUF file ({error}); fetch it again") from None
-    if not ends or max(ends) > size:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{name}: its configuration cannot be read: {str(error).strip().splitlines()[0]}") from error
+    hook = parse_hook(hook_name)
+    if not 0 <= hook.layer < config.num_hidden_layers:
+        raise ValueError(f"{sae} reads block {hook.layer}; {name} has blocks 0 to {config.num_hidden_layers - 1}")
+    if hook.kind != "z" and config.hidden_size != d_in:
         raise ValueError(
-            f"{path}: truncated ({size:,} bytes, its header promises {max(ends, default=0):,}); fetch it again"
+            f"{sae} reads {d_in} dimensions, {name} has {config.hidden_size}; give an SAE that was trained on this model"
         )
 
 
+def longest_input(model: Any, tokenizer: Any) -> int:
+    """Positions a model has, special tokens included. RoBERTa counts its own from the padding id on."""
+    config = text_config(model)
+    learned = getattr(config, "max_position_embeddings", None) or 1 << 30
+    return min(int(learned), int(tokenizer.model_max_length))
+
+
 class Reference:
-    """A language model with one hook point: the output of block `layer` (counted from 0)."""
+    """A model with one hook point, by default the output of block `layer` (counted from 0)."""
 
     def __init__(
-        self, name: str, layer: int, context: int = 512, dtype: torch.dtype | None = None, prepend_bos: bool = True
+        self,
+        name: str,
+        layer: int,
+        context: int = 512,
+        dtype: torch.dtype | None = None,
+        prepend_bos: bool = True,
+        kind: Kind = "resid_post",
     ):
-        self.name, self.layer, self.context = name, layer, context
+        self.name, self.layer, self.hook = name, layer, Hook(layer, kind)
         self.device = pick_device()
         self.dtype = dtype or pick_dtype(self.device)
         model, self.tokenizer = load_model(name, dtype=self.dtype)
         self.model = model.to(self.device)
+        self.causal = is_causal(self.model.config)
         self.blocks = blocks_of(self.model)
         if not 0 <= layer < len(self.blocks):
             raise ValueError(f"{name} has blocks 0 to {len(self.blocks) - 1}; there is no block {layer}")
-        self.d_model: int = self.model.config.get_text_config().hidden_size
-        bos = self.tokenizer.bos_token_id
-        self.prefix = [bos] if prepend_bos and bos is not None else []
+        self.context = min(context, longest_input(self.model, self.tokenizer))
+        self.d_model: int = text_config(self.model).hidden_size
+        self.d_in = width_of(locate(self.blocks, self.hook)[0], self.hook, self.d_model)
+        # An encoder was never trained without its [CLS] and [SEP]; a decoder's BOS is for the SAE to say.
+        self.prefix: list[int] = []
+        self.suffix: list[int] = []
+        if not self.causal:
+            self.prefix, self.suffix = special_tokens(self.tokenizer)
+        elif prepend_bos and self.tokenizer.bos_token_id is not None:
+            self.prefix = [self.tokenizer.bos_token_id]
+
+    @property
+    def module_name(self) -> str:
+        """The hooked module by its Hugging Face path, as `hf_hook_name` has it."""
+        module, before = locate(self.blocks, self.hook)
+        name = next(name for name, m in self.model.named_modules() if m is module)
+        return f"{name}.input" if before else name
+
+    @property
+    def layer_norm(self) -> bool:
+        """Whether the model subtracts the mean in its norms; then only centred states matter to it."""
+        return not hasattr(text_config(self.model), "rms_norm_eps")
 
     def tokenize(self, texts: list[str]) -> list[Tokens]:
         return tokenize(self.tokenizer, texts)
 
     def plan(self, lengths: Sequence[int], batch_tokens: int = 4096, overlap: int = 64) -> list[list[Window]]:
         """Batches of windows of like length, so that padding is rare. Deterministic."""
-        size = self.context - len(self.prefix)
+        size = self.context - len(self.prefix) - len(self.suffix)
         every = [Window(d, *w) for d, n in enumerate(lengths) for w in windows(n, size, min(overlap, size // 2))]
         every.sort(key=lambda w: (w.start - w.end, w.document, w.start))
         batches: list[list[Window]] = []
@@ -186,36 +248,75 @@ class Reference:
     def batch(
         self, windows_: Sequence[Window], ids: Sequence[NDArray[np.int32]]
     ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        """Padded token ids with the prefix in front, and which positions are to be scored."""
-        offset = len(self.prefix)
-        width = offset + max(w.end - w.start for w in windows_)
+        """Padded token ids between prefix and suffix, and which positions are to be scored."""
+        offset, extra = len(self.prefix), len(self.prefix) + len(self.suffix)
+        width = extra + max(w.end - w.start for w in windows_)
         tokens = torch.zeros((len(windows_), width), dtype=torch.long)
         scored = torch.zeros((len(windows_), width), dtype=torch.bool)
         for row, w in enumerate(windows_):
-            tokens[row, :offset] = torch.tensor(self.prefix, dtype=torch.long)
-            tokens[row, offset : offset + w.end - w.start] = torch.from_numpy(
-                ids[w.document][w.start : w.end].astype(np.int64)
-            )
+            fed = [*self.prefix, *ids[w.document][w.start : w.end].tolist(), *self.suffix]
+            tokens[row, : len(fed)] = torch.tensor(fed, dtype=torch.long)
             scored[row, offset + w.scored_from - w.start : offset + w.end - w.start] = True
         return tokens, scored
 
+    def inputs(
+        self, tokens: Int[Tensor, "batch pos"], scored: Bool[Tensor, "batch pos"] | None = None
+    ) -> dict[str, Any]:
+        """What the model is called with. Right padding needs no mask where attention looks only left.
+
+        An encoder's does: a window ends with a scored token, then come the suffix and the padding.
+        """
+        inputs: dict[str, Any] = {"input_ids": tokens.to(self.device)}
+        if self.causal:
+            return inputs | {"use_cache": False}
+        mask = torch.ones_like(tokens)
+        if scored is not None:
+            place = torch.arange(tokens.shape[1])
+            ends = (scored * place).amax(1, keepdim=True) + 1 + len(self.suffix)
+            mask = (place < ends).long()
+        return inputs | {"attention_mask": mask.to(self.device)}
+
     @torch.inference_mode()
-    def activations(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_in"]:
-        """Output of the hooked block. Right padding needs no mask: the model is causal."""
-        kept: list[Tensor] = []
+    def activations(
+        self, tokens: Int[Tensor, "batch pos"], scored: Bool[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_in"]:
+        """What the hook reads; an encoder needs `scored` to tell its padding."""
+        (acts,) = self.activations_at([self.hook], tokens, scored)
+        return acts
 
-        def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            kept.append(output[0] if isinstance(output, tuple) else output)
-            raise _Reached
+    @torch.inference_mode()
+    def activations_at(
+        self, hooks: Sequence[Hook], tokens: Int[Tensor, "batch pos"], scored: Bool[Tensor, "batch pos"] | None = None
+    ) -> list[Float[Tensor, "batch pos d_in"]]:
+        """What several hooks read in one pass, which ends at the last of them."""
+        kept: dict[Hook, Tensor] = {}
 
-        handle = self.blocks[self.layer].register_forward_hook(stop)
+        def keep(hook: Hook, value: Any) -> None:
+            kept[hook] = value[0] if isinstance(value, tuple) else value
+            if len(kept) == len(hooks):
+                raise _Reached
+
+        def before(_module: nn.Module, args: Any, named: dict[str, Any], hook: Hook) -> None:
+            keep(hook, args or named["hidden_states"])
+
+        def after(_module: nn.Module, _args: Any, output: Any, hook: Hook) -> None:
+            keep(hook, output)
+
+        handles = []
+        for hook in hooks:
+            module, reads_input = locate(self.blocks, hook)
+            if reads_input:
+                handles.append(module.register_forward_pre_hook(partial(before, hook=hook), with_kwargs=True))
+            else:
+                handles.append(module.register_forward_hook(partial(after, hook=hook)))
         try:
-            self.model(input_ids=tokens.to(self.device), use_cache=False)
+            self.model(**self.inputs(tokens, scored))
         except _Reached:
             pass
         finally:
-            handle.remove()
-        return kept[0]
+            for handle in handles:
+                handle.remove()
+        return [kept[hook] for hook in hooks]
 
     def stream(
         self, ids: Sequence[NDArray[np.int32]], batch_tokens: int = 4096
@@ -226,7 +327,7 @@ class Reference:
         """
         for windows_ in self.plan([len(i) for i in ids], batch_tokens):
             tokens, scored = self.batch(windows_, ids)
-            yield windows_, self.activations(tokens)[scored.to(self.device)]
+            yield windows_, self.activations(tokens, scored)[scored.to(self.device)]
 
 
 def threads() -> int:

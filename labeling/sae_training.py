@@ -22,7 +22,9 @@ from torch import Tensor
 from labeling.artifacts import sha256_json, write_json
 from labeling.documents import Document, read, text_sha256
 from labeling.events import Artifact, Event, Metric, Progress
+from labeling.hooks import KINDS, Hook, Kind
 from labeling.references import Reference, cpu_has_bf16
+from labeling.sae_card import sae_card
 from labeling.saes import evaluate_reconstruction, load_sae
 
 
@@ -46,13 +48,20 @@ class SAEConfig:
     held_out_tokens: int = 100_000
     seed: int = 0
     init: str = ""  # folder of an SAE to go on from; with a larger d_sae it grows
+    kind: Kind = "resid_post"
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"hook {self.kind!r} is not one of {', '.join(KINDS)}")
         if self.architecture not in ("topk", "batchtopk", "jumprelu"):
             raise ValueError(f"architecture {self.architecture!r} is not one of topk, batchtopk, jumprelu")
         for name in ("d_sae", "k", "samples", "batch", "context", "shard_tokens", "pool_shards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint's hash is made of; the hook joined later, and the usual one leaves no trace."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("kind", "resid_post")}
 
 
 # --- harvest: dense activations in shards -------------------------------------------------------
@@ -96,12 +105,13 @@ def harvest_dense(
     for name, group in groups:
         path = out / f"{name}.safetensors"
         tokens = sum(len(ids) for _, ids in group)
-        digest = sha256_json([config.model, config.layer, config.context, [sha for sha, _ in group]])
+        hook = [config.kind] if config.kind != "resid_post" else []
+        digest = sha256_json([config.model, config.layer, config.context, [sha for sha, _ in group], *hook])
         if path.exists() and _shard_digest(path) == digest:
             done += tokens
             yield Progress(done, total, "tokens", "harvest")
             continue
-        acts = torch.empty((tokens, reference.d_model), dtype=torch.bfloat16)
+        acts = torch.empty((tokens, reference.d_in), dtype=torch.bfloat16)
         at = 0
         for _, block in reference.stream([ids for _, ids in group]):
             acts[at : at + len(block)] = block
@@ -161,17 +171,20 @@ def train_from_text(sources: list[str], config: SAEConfig, work: Path, out: Path
     """Step: harvest the files (`FILE` or `FILE=TOKENS`) into `work`, train on them, save to `out`."""
     if shutil.disk_usage(work.parent if work.parent.exists() else Path()).free < 1 << 30:
         raise ValueError(f"{work}: less than 1 GB free; activations take about {2 * 576:,} bytes a token at width 576")
-    reference = Reference(config.model, config.layer, context=config.context)
+    reference = Reference(config.model, config.layer, context=config.context, kind=config.kind)
     corpus: dict[str, np.ndarray] = {}
+    taken: dict[str, int] = {}
     for source in sources:
         path, _, limit = source.rpartition("=") if "=" in source else (source, "", "")
         try:
             tokens = int(float(limit)) if limit else None
         except ValueError:
             raise ValueError(f"--text {source}: the part after = must be a number of tokens") from None
-        corpus.update(take_tokens((d for d in read(path) if isinstance(d, Document)), tokens, reference))
+        found = take_tokens((d for d in read(path) if isinstance(d, Document)), tokens, reference)
+        taken[source] = sum(len(ids) for sha, ids in found if sha not in corpus)
+        corpus.update(found)
     yield from harvest_dense(list(corpus.items()), reference, work / "acts", config)
-    yield from train_sae(work, config, reference.d_model, out)
+    yield from train_sae(work, config, reference.d_in, out, module=reference.module_name, sources=taken)
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -227,8 +240,11 @@ def _start_from(sae: Any, folder: str, scale: float, acts: Float[Tensor, "tok d_
         sae.W_enc[:, n:] = directions.t()
 
 
-def train_sae(work: Path, config: SAEConfig, d_in: int, out: Path, checkpoint_every: int = 500) -> Iterator[Event]:
-    """Train on the shards in `work/acts` and save to `out` in sae-lens's own format.
+def train_sae(
+    work: Path, config: SAEConfig, d_in: int, out: Path, checkpoint_every: int = 500, module: str = "",
+    sources: dict[str, int] | None = None,
+) -> Iterator[Event]:  # fmt: skip
+    """Train on the shards in `work/acts` and save to `out` in sae-lens's own format, with a card.
 
     Resumes from `work/checkpoint` with the same weights an undisturbed run would have had.
     """
@@ -257,7 +273,7 @@ def train_sae(work: Path, config: SAEConfig, d_in: int, out: Path, checkpoint_ev
     for group in trainer.optimizer.param_groups:
         group.update(fused=True, foreach=False)
     checkpoint = work / "checkpoint"
-    digest = sha256_json([asdict(replace(config, samples=steps)), [p.name for p in batches.shards], batches.rows])
+    digest = sha256_json([replace(config, samples=steps).identity(), [p.name for p in batches.shards], batches.rows])
     if (checkpoint / "state.json").exists():
         _restore(checkpoint, trainer, digest)
     elif config.init:
@@ -276,11 +292,13 @@ def train_sae(work: Path, config: SAEConfig, d_in: int, out: Path, checkpoint_ev
             yield Metric("dead", float(trainer.dead_neurons.sum()), step)
         if step % checkpoint_every == 0 and step < steps:
             _save_checkpoint(checkpoint, trainer, digest)
+    if config.architecture == "batchtopk":
+        calibrate(sae, held_out[:1024] * scale, config.k)
     with torch.no_grad():
         sae.fold_activation_norm_scaling_factor(scale)
     sae.cfg.metadata.model_name = config.model
-    sae.cfg.metadata.hook_name = f"blocks.{config.layer}.hook_resid_post"
-    sae.cfg.metadata.hf_hook_name = f"model.layers.{config.layer}"
+    sae.cfg.metadata.hook_name = Hook(config.layer, config.kind).name
+    sae.cfg.metadata.hf_hook_name = module or None
     sae.cfg.metadata.hook_layer = config.layer
     sae.cfg.metadata.context_size = config.context
     sae.cfg.metadata.prepend_bos = True
@@ -288,13 +306,23 @@ def train_sae(work: Path, config: SAEConfig, d_in: int, out: Path, checkpoint_ev
     beside = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     sae.save_inference_model(str(beside))
+    report = evaluate_reconstruction(load_sae(str(beside)), held_out)
+    report["dead"] = float(trainer.dead_neurons.sum())
+    info = {"config": asdict(config), "training_tokens": sum(batches.rows), "held_out_tokens": len(held_out), **report}
+    (beside / "README.md").write_text(sae_card(info, d_in, module, sources or {}), encoding="utf-8")
     if out.exists():
         shutil.rmtree(out)
     os.replace(beside, out)
-    report = evaluate_reconstruction(load_sae(str(out)), held_out)
     for name, value in report.items():
         yield Metric(name, value)
-    yield Artifact("sae", out, {"config": asdict(config), "training_tokens": sum(batches.rows), **report})
+    yield Artifact("sae", out, info)
+
+
+@torch.no_grad()
+def calibrate(sae: Any, acts: Float[Tensor, "tok d_in"], k: int) -> None:
+    """Set BatchTopK's threshold so that k latents are active on average; its own is a slow moving average."""
+    _, pre = sae.encode_with_hidden_pre(acts)  # (tok, d_sae)
+    sae.topk_threshold.fill_(float(pre.relu().flatten().topk(k * len(acts)).values[-1]))
 
 
 def _fvu(x: Tensor, y: Tensor) -> float:

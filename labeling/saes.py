@@ -15,7 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from labeling.hooks import locate
 from labeling.references import Reference
+from labeling.sae_registry import Entry, find
+from labeling.sae_sources import read_folder
 
 # sae-lens would otherwise log to a cloud service (RELIABILITY 8).
 os.environ.setdefault("WANDB_MODE", "disabled")
@@ -30,36 +33,93 @@ class LoadedSAE:
     d_sae: int
     architecture: str
     metadata: dict[str, Any]
+    centred: bool = False  # trained on a model whose weights were centred: subtract the states' mean
+
+    def prepare(self, acts: Float[Tensor, "tok d_in"]) -> Float[Tensor, "tok d_in"]:
+        """The states as the SAE was trained on them."""
+        acts = acts.float()
+        return acts - acts.mean(-1, keepdim=True) if self.centred else acts
 
     @torch.inference_mode()
     def encode(self, acts: Float[Tensor, "tok d_in"]) -> Float[Tensor, "tok d_sae"]:
-        return self.sae.encode(acts.float())
+        return self.sae.encode(self.prepare(acts))
 
     @torch.inference_mode()
     def reconstruct(self, acts: Float[Tensor, "tok d_in"]) -> Float[Tensor, "tok d_in"]:
-        return self.sae.decode(self.sae.encode(acts.float()))
+        prepared = self.prepare(acts)
+        return self.sae.decode(self.sae.encode(prepared)) + (acts.float() - prepared)
 
 
 def load_sae(source: str, device: str = "cpu") -> LoadedSAE:
-    """`release/sae_id` of sae-lens's registry, or a folder sae-lens saved. Raises ValueError.
-
-    Pickled weights are refused: only `sae_weights.safetensors` is opened in a folder.
-    """
-    from sae_lens import SAE
+    """A folder of any format in `labeling.sae_sources`, `release/sae_id` of sae-lens's registry, or
+    `owner/repository/folder` of the hub. Raises ValueError."""
+    import warnings
 
     path = Path(source)
-    if path.is_dir():
-        for needed in ("cfg.json", "sae_weights.safetensors"):
-            if not (path / needed).is_file():
-                raise ValueError(f"{path}: no {needed}; give a folder saved by sae-lens or by `tokensieve sae train`")
-        sae = SAE.load_from_disk(path, device=device, dtype="float32")
-    elif "/" in source and not source.startswith((".", "/")):
-        release, sae_id = source.split("/", 1)
-        sae = SAE.from_pretrained(release, sae_id, device=device, dtype="float32")
-    else:
-        raise ValueError(f"{source}: neither a folder nor release/sae_id of the sae-lens registry")
-    metadata = sae.cfg.metadata.to_dict() if hasattr(sae.cfg.metadata, "to_dict") else dict(vars(sae.cfg.metadata))
+    l0 = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about versions and norms; the preflight measures instead
+        if path.is_dir():
+            sae = _from_folder(path, device)
+        elif source.startswith((".", "/", "~")) or source.count("/") < 1:
+            raise ValueError(f"{source}: neither a folder nor release/sae_id of the sae-lens registry")
+        elif entry := find(source):
+            sae, l0 = _from_registry(entry, device), entry.l0
+        else:
+            sae = _from_folder(hub_folder(source), device)
+    if sae.cfg.reshape_activations == "hook_z":
+        sae.turn_off_forward_pass_hook_z_reshaping()  # our hook gives the heads side by side already
+    metadata = sae.cfg.metadata.to_dict() | ({"l0": l0} if l0 else {})
     return LoadedSAE(sae.eval(), sae.cfg.d_in, sae.cfg.d_sae, sae.cfg.architecture(), metadata)
+
+
+def _from_folder(path: Path, device: str) -> Any:
+    from sae_lens import SAE
+
+    source = read_folder(path)
+    config = {**source.config, "dtype": "float32", "device": device}
+    try:
+        return SAE.load_from_disk(path, device, "float32", converter=lambda *_, **__: (config, source.weights()))
+    except (RuntimeError, KeyError, TypeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path}: its weights do not fit its configuration: {first_line}") from error
+
+
+def _from_registry(entry: Entry, device: str) -> Any:
+    from sae_lens import SAE
+
+    if entry.refusal:
+        raise ValueError(f"{entry.source}: {entry.refusal}")
+    if entry.loader in ("gemma_2", "gemma_3"):
+        # sae-lens's own loaders take the sizes from the repository's name, or ask the network for them.
+        sae = _from_folder(hub_folder(f"{entry.repo}/{entry.path}"), device)
+        sae.cfg.metadata.model_name, sae.cfg.metadata.neuronpedia_id = entry.model, entry.neuronpedia
+        return sae
+    try:
+        return SAE.from_pretrained(entry.release, entry.sae_id, device=device, dtype="float32")
+    except OSError as error:  # the hub's errors are, whether it cannot be reached or lacks the file
+        first_line = str(error).strip().splitlines()[0]
+        raise ValueError(f"{entry.source}: cannot be fetched from {entry.repo}: {first_line}") from error
+
+
+def hub_folder(source: str) -> Path:
+    """`owner/repository/folder` of the hub, fetched or from the cache: configurations and safe weights only."""
+    from huggingface_hub import snapshot_download
+
+    owner, repository, *folder = source.split("/")
+    inside = "/".join(folder)
+    at = f"{inside}/" if inside else ""
+    wanted = [f"{at}*.json", f"{at}*.safetensors", f"{at}params.npz"]
+    try:
+        root = Path(snapshot_download(f"{owner}/{repository}", allow_patterns=wanted))
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{source}: neither in sae-lens's registry nor a repository that can be fetched: {first_line}"
+        ) from error
+    if not (root / inside).is_dir():
+        raise ValueError(f"{source}: the repository has no folder {inside} with .json, .safetensors or .npz files")
+    return root / inside
 
 
 @torch.inference_mode()
@@ -71,7 +131,7 @@ def evaluate_reconstruction(loaded: LoadedSAE, acts: Float[Tensor, "tok d_in"]) 
         features = loaded.encode(block)
         fired |= (features > 0).any(0)
         active += float((features > 0).sum())
-        error += float((block - loaded.sae.decode(features)).pow(2).sum())
+        error += float((loaded.prepare(block) - loaded.sae.decode(features)).pow(2).sum())
     variance = float((acts - acts.mean(0)).pow(2).sum())
     return {
         "held_out_fvu": error / variance,
@@ -87,7 +147,9 @@ def downstream_loss(reference: Reference, loaded: LoadedSAE, ids: list[np.ndarra
     `recovered` is (zeroed - reconstructed) / (zeroed - clean): 1 if the reconstruction loses nothing. Special
     tokens keep their own states, as the SAE never saw them.
     """
-    block = reference.blocks[reference.layer]
+    if not reference.causal:
+        raise ValueError(f"{reference.name} is an encoder: it predicts no next token whose loss could be compared")
+    module, before = locate(reference.blocks, reference.hook)
     edits: dict[str, Callable[[Tensor], Tensor] | None] = {
         "clean": None,
         "reconstructed": lambda x: loaded.reconstruct(x.reshape(-1, x.shape[-1])).reshape(x.shape).to(x.dtype),
@@ -100,12 +162,14 @@ def downstream_loss(reference: Reference, loaded: LoadedSAE, ids: list[np.ndarra
         count += int(scored[:, 1:].sum())
         for name, edit in edits.items():
 
-            def replace_states(_module: Any, _inputs: Any, output: Any, edit: Any = edit) -> Any:
+            def replace_states(_module: Any, *values: Any, edit: Any = edit) -> Any:
+                output = values[-1]  # a hook before the module gets its inputs only
                 states = output[0] if isinstance(output, tuple) else output
                 changed = torch.cat([states[:, :special], edit(states[:, special:])], dim=1)
                 return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
-            handle = block.register_forward_hook(replace_states) if edit else None
+            register = module.register_forward_pre_hook if before else module.register_forward_hook
+            handle = register(replace_states) if edit else None
             try:
                 logits = reference.model(input_ids=tokens.to(reference.device), use_cache=False).logits
             finally:

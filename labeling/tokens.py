@@ -55,6 +55,16 @@ def tokenize(tokenizer: Any, texts: list[str]) -> list[Tokens]:
     return out
 
 
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What this tokenizer puts before and after a text ([CLS] and [SEP], a BOS, or nothing)."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()  # sentence encoders come with padding to a fixed length switched on
+    backend.no_truncation()
+    encoding = backend.encode("a", add_special_tokens=True)
+    own = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+    return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
+
+
 def windows(length: int, size: int, overlap: int) -> list[tuple[int, int, int]]:
     """Cut `length` tokens into windows of at most `size`: (start, end, first token scored here).
 

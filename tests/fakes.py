@@ -98,6 +98,52 @@ def tiny_reference(folder: Path, layers: int = 4) -> Path:
     return tiny_tokenizer(folder)
 
 
+def tiny_gpt2(folder: Path, layers: int = 4, width: int = 32) -> Path:
+    """A random GPT-2: LayerNorm, learned positions, projections that keep their weights transposed."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=512, n_embd=width, n_layer=layers, n_head=4, bos_token_id=0, eos_token_id=1)
+    _seeded(lambda: GPT2LMHeadModel(config)).save_pretrained(folder, safe_serialization=True)
+    return tiny_tokenizer(folder)
+
+
+def tiny_gemma2(folder: Path, layers: int = 4, width: int = 64) -> Path:
+    """A random Gemma 2: it norms what a block adds, and its heads together are narrower than its states."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=512, hidden_size=width, intermediate_size=96, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    _seeded(lambda: Gemma2ForCausalLM(config)).save_pretrained(folder, safe_serialization=True)
+    return tiny_tokenizer(folder)
+
+
+def fitted_gemma_scope(folder: Path, model: str, layer: int, texts: list[str], prepend_bos: bool = True) -> Path:
+    """Gemma Scope's `params.npz` that reconstructs what a block returns: half of its principal directions, each
+    as two latents of opposite sign."""
+    import numpy as np
+    import torch
+
+    from labeling.references import Reference
+
+    reference = Reference(model, layer, context=1024, dtype=torch.float32, prepend_bos=prepend_bos)
+    acts = torch.cat([block for _, block in reference.stream([t.ids for t in reference.tokenize(texts)])])
+    mean = acts.mean(0)
+    directions = torch.linalg.svd(acts - mean, full_matrices=False).Vh[: acts.shape[1] // 2]  # (found, d_in)
+    w_dec = torch.cat([directions, -directions])
+    params = {
+        "w_enc": w_dec.T,
+        "w_dec": w_dec,
+        "b_enc": -(w_dec @ mean),
+        "b_dec": mean,
+        "threshold": torch.full((len(w_dec),), 1e-3),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "params.npz", allow_pickle=False, **{name: t.numpy() for name, t in params.items()})
+    return folder
+
+
 def tiny_sae(
     folder: Path,
     d_in: int = 32,

@@ -14,7 +14,7 @@ import torch
 from labeling import harvest as module
 from labeling.artifacts import MANIFEST, verify
 from labeling.events import Artifact, Progress
-from labeling.harvest import HarvestConfig, StoreDocument, harvest, hooked_block, open_reference
+from labeling.harvest import HarvestConfig, StoreDocument, harvest, open_reference
 from labeling.references import Reference
 from labeling.saes import LoadedSAE
 from labeling.store import Store
@@ -196,18 +196,14 @@ def test_postings_are_the_same_in_small_pieces(opened: tuple, monkeypatch: pytes
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("hook", "block"),
-    [("blocks.12.hook_resid_post", 12), ("blocks.8.hook_resid_pre", 7), ("", None)],
-)
-def test_the_hooked_block_follows_from_the_metadata(hook: str, block: int | None) -> None:
-    assert hooked_block({"hook_name": hook}) == block
-
-
-@pytest.mark.parametrize("hook", ["blocks.0.hook_resid_pre", "blocks.3.hook_mlp_out", "blocks.3.attn.hook_z"])
-def test_saes_on_other_hook_points_are_refused(hook: str) -> None:
-    with pytest.raises(ValueError, match="hook_resid_post"):
-        hooked_block({"hook_name": hook})
+@pytest.mark.parametrize("hook", ["hook_embed", "blocks.3.hook_resid_mid"])
+def test_saes_on_places_that_are_not_hooked_are_refused(hook: str, folders: tuple[str, str], tmp_path: Path) -> None:
+    sae = fakes.tiny_sae(tmp_path / "sae")
+    config = json.loads((sae / "cfg.json").read_text())
+    config["metadata"]["hook_name"] = hook
+    (sae / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"the SAE reads {hook}"):
+        open_reference(folders[0], str(sae))
 
 
 def test_an_sae_of_another_width_or_block_is_refused(folders: tuple[str, str], tmp_path: Path) -> None:

@@ -130,13 +130,6 @@ def test_limits_take_documents_in_hash_order(tmp_path: Path) -> None:
     assert [sha for sha, _ in take_tokens(reversed(documents), 200, reference)] == [sha for sha, _ in some]
 
 
-def test_a_folder_without_an_sae_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cfg\.json"):
-        load_sae(str(tmp_path))
-    with pytest.raises(ValueError, match="neither"):
-        load_sae("nonsense")
-
-
 @pytest.mark.parametrize("change", [{"architecture": "dense"}, {"k": 0}, {"batch": 0}])
 def test_impossible_configurations_are_refused(change: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):

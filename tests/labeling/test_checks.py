@@ -1,0 +1,101 @@
+"""Folders that could run code or exhaust the machine are refused, soon and cheaply (RELIABILITY 12-14)."""
+
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from labeling import checks
+from labeling.checks import Refused, check_folder
+
+CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+
+
+class Runs:
+    """Pickled, this writes a file when it is opened."""
+
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.canary,)
+
+
+def header(path: Path, tensors: dict[str, Any] | bytes, length: int | None = None, body: int = 0) -> None:
+    text = tensors if isinstance(tensors, bytes) else json.dumps(tensors).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + b"\0" * body)
+
+
+def npy(shape: str, descr: str = "<f4") -> bytes:
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def tensor(begin: int, end: int, shape: list[int], dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+BOMBS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "pickle": ("pickled", lambda f: (f / "ae.pt").write_bytes(pickle.dumps(Runs(f / "canary")))),
+    "renamed pickle": ("header", lambda f: (f / "a.safetensors").write_bytes(pickle.dumps(Runs(f / "canary")))),
+    "object array": ("objects are pickled", lambda f: np.savez(f / "params.npz", w_enc=np.array([Runs(f / "canary")]))),
+    "header of 2^63": ("longer than the file", lambda f: header(f / "a.safetensors", {}, length=1 << 63)),
+    "no header": ("longer than the file", lambda f: (f / "a.safetensors").write_bytes(b"\1")),
+    "100k tensors": (
+        "tensors are more",
+        lambda f: header(f / "a.safetensors", {f"t{i}": tensor(0, 0, [0]) for i in range(100_000)}),
+    ),
+    "claims 3.6 TiB": ("claims bytes", lambda f: header(f / "a.safetensors", {"w": tensor(0, 64, [1 << 20, 1 << 20])}, body=64)),
+    "outside the file": ("claims bytes", lambda f: header(f / "a.safetensors", {"w": tensor(0, 400, [100])}, body=64)),
+    "negative shape": ("not described", lambda f: header(f / "a.safetensors", {"w": tensor(0, 4, [-1, -1])}, body=4)),
+    "key twice": ("given twice", lambda f: header(f / "a.safetensors", b'{"w":{"dtype":"F32"},"w":{}}')),
+    "array claims 3.6 TiB": ("does not hold", lambda f: zipped(f / "params.npz", {"w_enc.npy": npy("(1000000, 1000000)") + b"\0" * 64})),
+    "npz 1000:1": ("would unpack", lambda f: zipped(f / "params.npz", {"w_enc.npy": npy("(16777216,)") + b"\0" * (64 << 20)})),
+    "not a zip": ("not a readable npz", lambda f: (f / "params.npz").write_bytes(b"PK\3\4")),
+    "nested JSON": ("nested too deeply", lambda f: (f / "config.json").write_text("[" * 100_000)),
+    "auto_map": ("its own code", lambda f: (f / "config.json").write_text(json.dumps({**CONFIG, "auto_map": {"AutoModel": "m.M"}}))),
+    "nested trust": ("its own code", lambda f: (f / "config.json").write_text(json.dumps({**CONFIG, "text_config": {"trust_remote_code": True}}))),
+    "code by tokenizer": ("its own code", lambda f: (f / "tokenizer_config.json").write_text('{"auto_map": {}}')),
+    "kernel": ("kernel", lambda f: (f / "config.json").write_text(json.dumps({**CONFIG, "attn_implementation": "evil/kernel"}))),
+    "shard outside": ("outside the folder", lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"w": "../../x"}}')),
+    "truncated GGUF": ("not a readable GGUF", lambda f: (f / "m.gguf").write_bytes(b"GGUF\3\0\0\0" + b"\xff" * 64)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_harmful_folders_are_refused_within_limits(name: str, tmp_path: Path) -> None:
+    reason, make = BOMBS[name]
+    make(tmp_path)
+    with pytest.raises(Refused, match=reason) as refused:
+        check_folder(tmp_path)
+    assert str(tmp_path) in str(refused.value)
+    assert not (tmp_path / "canary").exists()
+    child = subprocess.Popen([sys.executable, "-I", checks.__file__, str(tmp_path)], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = status
+    assert used.ru_maxrss <= 512 * 1024  # KiB
+    assert used.ru_utime + used.ru_stime <= 5
+
+
+def test_real_folders_pass(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    save_file({"w": np.ones((3, 4), np.float32), "b": np.ones(0, np.float16)}, tmp_path / "model.safetensors")
+    np.savez_compressed(tmp_path / "params.npz", w_enc=np.random.default_rng(0).normal(size=(20, 30)))
+    (tmp_path / "training_args.bin").write_bytes(b"\x80")  # beside safe weights it is left alone
+    check_folder(tmp_path)
