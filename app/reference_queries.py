@@ -48,18 +48,24 @@ def newest_labels(session: Session, project_id: int, reference_id: int) -> Label
 
 
 def checked_projects(
-    session: Session, reference_id: int
+    session: Session, reference_id: int, mine: set[int] | None
 ) -> list[tuple[Project, Preflight | None, PreflightOverride | None]]:
-    """Every project with the reference's newest preflight on its text, and what overrode that."""
+    """Projects (those in `mine`, or all) with the reference's newest preflight on their text, and what overrode it."""
     rows = []
     for project in session.scalars(select(Project).order_by(Project.name)):
-        preflight = newest_preflight(session, reference_id, project.id)
-        rows.append((project, preflight, override_of(session, preflight) if preflight else None))
+        if mine is None or project.id in mine:
+            preflight = newest_preflight(session, reference_id, project.id)
+            rows.append((project, preflight, override_of(session, preflight) if preflight else None))
     return rows
 
 
-def reference_jobs(session: Session, reference_id: int | None = None, limit: int = 3) -> Sequence[Job]:
-    """Newest jobs that add references, or that check one."""
-    kind = "reference" if reference_id is None else "preflight"
-    found = session.scalars(select(Job).where(Job.kind == kind).order_by(Job.id.desc()).limit(50))
-    return [job for job in found if reference_id is None or job.args.get("reference_id") == reference_id][:limit]
+def adding_jobs(session: Session, limit: int = 3) -> Sequence[Job]:
+    """The newest jobs that add references."""
+    return session.scalars(select(Job).where(Job.kind == "reference").order_by(Job.id.desc()).limit(limit)).all()
+
+
+def preflight_jobs(session: Session, reference_id: int, project_ids: Sequence[int]) -> list[Job]:
+    """Each project's newest check of the reference."""
+    query = select(Job).where(Job.kind == "preflight", Job.project_id.in_(project_ids)).order_by(Job.id)
+    newest = {job.project_id: job for job in session.scalars(query) if job.args.get("reference_id") == reference_id}
+    return list(newest.values())

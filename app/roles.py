@@ -78,6 +78,13 @@ def _project_id(session: Session, parameters: dict[str, str]) -> int | None:
     return None
 
 
+def _belongs_to_all(session: Session, parameters: dict[str, str]) -> bool:
+    """A job that adds a reference is of no project."""
+    job_id = parameters.get("job_id", "")
+    job = session.get(Job, int(job_id)) if job_id.isdecimal() and len(job_id) < 10 else None
+    return job is not None and job.project_id is None
+
+
 def authorise(request: Request, session: SessionDep) -> None:
     """A dependency of the whole app: it runs after routing and before anything else of the route."""
     viewer: Viewer | None = request.state.viewer
@@ -93,7 +100,7 @@ def authorise(request: Request, session: SessionDep) -> None:
     if viewer.may("admin") or not ({"slug", "job_id"} & request.path_params.keys()):
         return
     mine, asked = memberships(session, viewer), _project_id(session, request.path_params)
-    if mine is not None and asked not in mine:
+    if mine is not None and asked not in mine and not _belongs_to_all(session, request.path_params):
         raise HTTPException(404, "There is no such project, or you are not a member of it.")
 
 

@@ -9,12 +9,13 @@ from sqlalchemy.orm import Session
 
 from app import preflights, queries
 from app import reference_queries as found
-from app.access import ProjectDep, SettingsDep, get_project
+from app.access import ProjectDep, SettingsDep
 from app.db import SessionDep
 from app.jobs import enqueue, is_active
 from app.models import Reference
 from app.pages import redirect, render
 from app.queries import Page
+from app.roles import Viewer, ViewerDep, memberships
 from app.routes.jobs import job_context
 from app.security import CurrentUser
 from app.server_paths import checked_folder
@@ -39,7 +40,7 @@ ReferenceDep = Annotated[Reference, Depends(get_reference, scope="function")]
 
 
 def _index(request: Request, session: Session, form: dict[str, str], error: str | None = None) -> Response:
-    jobs = [job for job in found.reference_jobs(session) if is_active(job) or job.state == "failed"]
+    jobs = [job for job in found.adding_jobs(session) if is_active(job) or job.state == "failed"]
     return render(
         request, "references/index.html", "references/_form.html" if error else None, 422 if error else 200,
         references=queries.references(session), form=form, error=error,
@@ -63,7 +64,7 @@ def add(
     request: Request,
     session: SessionDep,
     settings: SettingsDep,
-    user: CurrentUser,
+    viewer: ViewerDep,
     name: Annotated[str, Form(max_length=80)] = "",
     model: Annotated[str, Form(max_length=500)] = "",
     sae: Annotated[str, Form(max_length=500)] = "",
@@ -72,14 +73,14 @@ def add(
     """Fetching and checking take a while and need torch: a job."""
     form = {"name": name.strip(), "model": model.strip(), "sae": sae.strip(), "layer": layer.strip()}
     try:
-        args = _checked(form, settings)
+        args = _checked(form, settings, viewer)
     except ValueError as error:
         return _index(request, session, form, str(error))
-    enqueue(session, "reference", None, args, user)
+    enqueue(session, "reference", None, args, viewer.name)
     return redirect(request, "/references")
 
 
-def _checked(form: dict[str, str], settings: Settings) -> dict[str, str | int]:
+def _checked(form: dict[str, str], settings: Settings, viewer: Viewer) -> dict[str, str | int]:
     """The job's arguments. Raises ValueError naming the field."""
     if not NAME.fullmatch(form["name"]):
         raise ValueError("give it a name of letters, digits, '-', '_' and '.'")
@@ -87,6 +88,10 @@ def _checked(form: dict[str, str], settings: Settings) -> dict[str, str | int]:
     for field, known, example in (("model", HUB_ID, "google/gemma-2-2b"), ("sae", SAE_ID, "release/sae_id")):
         value = form[field]
         if value.startswith(("/", "~")):
+            if not viewer.may("admin"):
+                raise ValueError(
+                    f"{field}: only an admin may name a folder on the server; give an id such as {example}"
+                )
             value = str(checked_folder(value, [*settings.import_roots, settings.data_dir]))
         elif not known.fullmatch(value) or ".." in value:
             raise ValueError(f"{field}: give an id such as {example}, or the full path of a folder on the server")
@@ -113,39 +118,43 @@ def registry(
 
 
 @router.get("/references/{reference_id}")
-def show(request: Request, session: SessionDep, reference: ReferenceDep) -> Response:
-    return _show(request, session, reference)
+def show(request: Request, session: SessionDep, reference: ReferenceDep, viewer: ViewerDep) -> Response:
+    return _show(request, session, reference, viewer)
 
 
-def _show(request: Request, session: Session, reference: Reference, error: str | None = None) -> Response:
+def _show(
+    request: Request, session: Session, reference: Reference, viewer: Viewer, error: str | None = None
+) -> Response:
+    """Its parts, and its preflight on each project that the viewer may see."""
+    rows = found.checked_projects(session, reference.id, memberships(session, viewer))
+    newest = found.preflight_jobs(session, reference.id, [project.id for project, *_ in rows])
     return render(
-        request, "references/show.html", "references/_checklist.html" if error else None, 422 if error else 200,
-        reference=reference, rows=found.checked_projects(session, reference.id), error=error,
-        jobs=[job_context(session, job) for job in found.reference_jobs(session, reference.id, 1)],
+        request, "references/show.html", "references/_checklist.html", 422 if error else 200,
+        reference=reference, rows=rows, error=error, checking=any(map(is_active, newest)),
+        jobs=[job_context(session, job) for job in newest if is_active(job) or job.state == "failed"],
     )  # fmt: skip
 
 
-@router.post("/references/{reference_id}/preflight")
+@router.post("/projects/{slug}/references/{reference_id}/preflight")
 def check(
-    request: Request, session: SessionDep, reference: ReferenceDep, user: CurrentUser,
-    project: Annotated[str, Form(max_length=80)],
-) -> Response:  # fmt: skip
+    request: Request, session: SessionDep, reference: ReferenceDep, project: ProjectDep, user: CurrentUser
+) -> Response:
     """Run the checklist on 2,000 tokens of a project's text."""
-    enqueue(session, "preflight", get_project(project, session).id, {"reference_id": reference.id}, user)
+    enqueue(session, "preflight", project.id, {"reference_id": reference.id}, user)
     return redirect(request, f"/references/{reference.id}")
 
 
-@router.post("/references/{reference_id}/override")
+@router.post("/projects/{slug}/references/{reference_id}/override")
 def override(
-    request: Request, session: SessionDep, reference: ReferenceDep, user: CurrentUser,
-    project: Annotated[str, Form(max_length=80)], reason: Annotated[str, Form(max_length=2000)] = "",
+    request: Request, session: SessionDep, reference: ReferenceDep, project: ProjectDep, viewer: ViewerDep,
+    reason: Annotated[str, Form(max_length=2000)] = "",
 ) -> Response:  # fmt: skip
     """Harvest although a check failed; the reason is kept."""
-    checked = preflights.newest_preflight(session, reference.id, get_project(project, session).id)
+    checked = preflights.newest_preflight(session, reference.id, project.id)
     try:
-        preflights.override(session, checked, reason, user)
+        preflights.override(session, checked, reason, viewer.name)
     except ValueError as error:
-        return _show(request, session, reference, str(error))
+        return _show(request, session, reference, viewer, str(error))
     return redirect(request, f"/references/{reference.id}")
 
 

@@ -166,7 +166,9 @@ def test_a_corpus_goes_through_every_step_on_the_command_line(
     model, sae = tiny_reference(tmp_path / "model"), tiny_sae(tmp_path / "sae")
     out = ok(tokensieve("reference", "add", "tiny", "--model", model, "--sae", sae))
     assert out == f"tiny: {model}, block 2, 64 latents (topk)\n"
-    ok(tokensieve("discover", "medicine", "--reference", "tiny"))
+    code, _, err = tokensieve("discover", "medicine", "--reference", "tiny")
+    assert code == 2 and "failed its preflight" in err
+    ok(tokensieve("discover", "medicine", "--override", "an SAE of random weights reconstructs nothing"))
     accept_the_best(sessions, settings, 6)
     ok(tokensieve("label", "medicine", "--k", 1, "--z", 1))
     train = ("train", "medicine", "--name", "sieve", "--mode", "probe", "--backbone", tiny_encoder(tmp_path / "mini"))

@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import MIGRATIONS, make_engine, migrate
-from app.models import AccessLog, Base, Project, UTCDateTime
+from app.models import AccessLog, Artifact, Base, Project, Rule, UTCDateTime
+from app.queries import harvested
 from app.settings import Settings
 
 
@@ -58,6 +59,36 @@ def test_labels_made_before_teams_become_the_project_s_own_layer(settings: Setti
             text("SELECT document_id, version, action, spans, state FROM annotation WHERE layer = '' ORDER BY id")
         )
         assert [tuple(row) for row in kept] == rows
+    engine.dispose()
+
+
+def test_what_one_reference_made_is_its_own_when_a_second_comes(settings: Settings, tmp_path: Path):
+    old = settings.model_copy(update={"data_dir": tmp_path / "old", "database_url": ""})
+    migrate(old, "0006")
+    engine = make_engine(old.url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO reference VALUES (7, 'r', 'm', 's', 2, '{}', '2026-01-01'), (8, 'q', 'm', 't', 2, '{}', '2026-01-01')"
+            )
+        )
+        connection.execute(text("INSERT INTO project VALUES (1, 'p', 'P', 8, '2026-01-01')"))
+        for id_, kind, info in (
+            (1, "store", '{"reference_id": 7}'),
+            (2, "discovery", '{"fired": 3}'),
+            (3, "store", '{"reference_id": 8}'),
+        ):
+            artifact = "INSERT INTO artifact VALUES (:i, 1, NULL, :k, :p, :n, '2026-01-01')"
+            connection.execute(text(artifact), {"i": id_, "k": kind, "p": f"{kind}-{id_}", "n": info})
+        connection.execute(
+            text("INSERT INTO rule VALUES (1, 1, 1, 'abc', '{}', '[5]', '[]', 'owner', '2026-01-01', '{}')")
+        )
+    engine.dispose()
+    migrate(old)
+    with Session(engine) as session:
+        assert session.get_one(Artifact, 2).info == {"reference_id": 7, "fired": 3}
+        assert session.get_one(Rule, 1).reference_id == 8
+        assert harvested(session, 1, 8, "discovery") is None
     engine.dispose()
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
@@ -14,6 +15,7 @@ from app.db import MIGRATIONS
 from app.models import Artifact, Job, Preflight, PreflightOverride, Project, Reference, Rule
 from app.queries import newest_rule, save_rule
 from app.settings import Settings
+from tests.app.members import member
 from tests.app.seeded import accept, seed
 
 HTMX = {"HX-Request": "true"}
@@ -124,30 +126,32 @@ def test_the_page_shows_the_parts_and_starts_a_check(
 ) -> None:
     page = client.get(f"/references/{reference.id}").text
     assert "blocks.2.hook_resid_post" in page and "Not checked yet" in page
-    assert client.post(f"/references/{reference.id}/preflight", data={"project": project.slug}).status_code == 303
+    assert client.post(f"/projects/{project.slug}/references/{reference.id}/preflight").status_code == 303
     with sessions() as session:
         job = session.scalars(select(Job)).one()
         assert (job.kind, job.project_id, job.args) == ("preflight", project.id, {"reference_id": reference.id})
     assert f'id="job-{job.id}"' in client.get(f"/references/{reference.id}").text
 
 
-def test_missing_references_and_projects_are_not_found(client: TestClient, reference: Reference) -> None:
+def test_missing_references_and_projects_are_not_found(
+    client: TestClient, reference: Reference, project: Project
+) -> None:
     assert client.get("/references/999").status_code == 404
     assert client.get(f"/references/{2**40}").status_code == 404
     assert client.get("/projects/none/references").status_code == 404
     for action in ("preflight", "override"):
-        assert client.post(f"/references/999/{action}", data={"project": "x"}).status_code == 404
-        assert client.post(f"/references/{reference.id}/{action}", data={"project": "none"}).status_code == 404
+        assert client.post(f"/projects/{project.slug}/references/999/{action}").status_code == 404
+        assert client.post(f"/projects/none/references/{reference.id}/{action}").status_code == 404
 
 
 def test_a_failed_check_is_overridden_with_a_reason_that_is_kept(
     client: TestClient, reference: Reference, failed: Preflight, project: Project, sessions: sessionmaker[Session]
 ) -> None:
-    url, form = f"/references/{reference.id}/override", {"project": project.slug}
+    url = f"/projects/{project.slug}/references/{reference.id}/override"
     assert "reconstructed better" in client.get(f"/references/{reference.id}").text
-    answer = client.post(url, data=form | {"reason": "  "}, headers=HTMX)
+    answer = client.post(url, data={"reason": "  "}, headers=HTMX)
     assert answer.status_code == 422 and "say why" in answer.text.lower() and "<html" not in answer.text
-    assert client.post(url, data=form | {"reason": "a toy <model>"}).status_code == 303
+    assert client.post(url, data={"reason": "a toy <model>"}).status_code == 303
     assert "Overridden by" in (page := client.get(f"/references/{reference.id}").text)
     assert "a toy &lt;model&gt;" in page
     with sessions() as session:
@@ -156,8 +160,8 @@ def test_a_failed_check_is_overridden_with_a_reason_that_is_kept(
 
 
 def test_only_a_failed_check_can_be_overridden(client: TestClient, reference: Reference, project: Project) -> None:
-    data = {"project": project.slug, "reason": "why not"}
-    assert client.post(f"/references/{reference.id}/override", data=data).status_code == 422
+    url = f"/projects/{project.slug}/references/{reference.id}/override"
+    assert client.post(url, data={"reason": "why not"}).status_code == 422
 
 
 def test_references_of_one_corpus_are_compared_and_changed(
@@ -201,3 +205,24 @@ def test_the_web_process_never_loads_torch() -> None:
         [sys.executable, "-c", code], cwd=MIGRATIONS.parent, capture_output=True, text=True, check=True
     )
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_curator_sees_their_own_projects_checks_and_names_no_folder(
+    app: FastAPI, settings: Settings, sessions: sessionmaker[Session], project: Project, reference: Reference,
+    failed: Preflight,
+) -> None:  # fmt: skip
+    with sessions.begin() as session:
+        mine = Project(slug="mine", name="Mine")
+        session.add(mine)
+    curator = member(app, sessions, settings, "cora", "curator", mine)
+    page = curator.get(f"/references/{reference.id}").text
+    assert "Preflight on Mine" in page and "reconstructed better" not in page
+    url = f"/projects/{project.slug}/references/{reference.id}"
+    assert curator.post(f"{url}/override", data={"reason": "mine now"}).status_code == 404
+    inside = settings.data_dir / "saes"
+    inside.mkdir()
+    assert "only an admin" in curator.post("/references", data=FORM | {"sae": str(inside)}).text
+    assert curator.post("/references", data=FORM).status_code == 303
+    with sessions() as session:
+        job = session.scalars(select(Job)).one()
+    assert curator.get(f"/jobs/{job.id}").status_code == 200

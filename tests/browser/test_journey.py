@@ -135,13 +135,14 @@ def test_a_concept_goes_from_files_to_a_filtered_corpus(page: Page, login_link: 
     upload_families(page, tmp_path)
     jobs_are_done(page, ["Import"] * 3)
     look_at_corpus(page)
+    check_reference(page)
     discover(page)
-    jobs_are_done(page, ["Discover", *["Import"] * 3])
+    jobs_are_done(page, ["Discover", "Preflight", *["Import"] * 3])
     accept_latents(page)
     save_rule(page)
-    jobs_are_done(page, ["Label", "Discover", *["Import"] * 3])
+    jobs_are_done(page, ["Label", "Discover", "Preflight", *["Import"] * 3])
     train(page)
-    jobs_are_done(page, ["Train", "Label", "Discover", *["Import"] * 3])
+    jobs_are_done(page, ["Train", "Label", "Discover", "Preflight", *["Import"] * 3])
     look_at_classifier(page)
     review(page)
     filter_file(page, tmp_path)
@@ -187,6 +188,18 @@ def discover(page: Page) -> None:
     expect(page.locator("#reference dl")).to_contain_text("64")
     page.locator(f'form[action="{HOME}/discover"] button').first.click()
     expect(page.locator("article.job").first).to_contain_text("Discover")
+
+
+def check_reference(page: Page) -> None:
+    """An SAE of random weights reconstructs nothing: no harvest until somebody decides so, with a reason."""
+    page.get_by_role("link", name="References", exact=True).click()
+    page.get_by_role("link", name="tiny", exact=True).click()
+    send(page, "Check")
+    page.reload()
+    expect(page.locator("#checklist")).to_contain_text("explains almost nothing")
+    page.get_by_label("Harvest all the same").fill("A test: random weights will do.")
+    page.get_by_role("button", name="Override").click()
+    expect(page.locator("#checklist")).to_contain_text("Overridden by owner")
 
 
 def accept_latents(page: Page) -> None:
@@ -276,7 +289,7 @@ def filter_file(page: Page, folder: Path) -> None:
     page.get_by_label("Files").set_input_files(family_file(folder, "clinic"))
     page.get_by_role("radio", name=re.compile("^remove")).check()
     send(page, "Start")
-    jobs_are_done(page, ["Filter", "Train", "Label", "Discover", *["Import"] * 3])
+    jobs_are_done(page, ["Filter", "Train", "Label", "Discover", "Preflight", *["Import"] * 3])
     page.goto(f"{HOME}/filters")
     with page.expect_download() as started:
         page.get_by_role("link", name="Download", exact=True).click()
