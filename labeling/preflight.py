@@ -8,6 +8,7 @@ unexplained (FVU) must be lowest at its own hook.
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ MOST_OF_ONE = 256  # tokens of one document, so that several are seen
 WORST_FVU = 0.9  # an SAE that explains less than a tenth of the variance is not this model's
 BETTER = 0.9  # another block, or another BOS, has to beat the claimed one by this factor
 L0_FACTOR = 3.0
+MASSIVE = 10.0  # times the median norm
 UNKNOWN_SHARE = 0.02
 
 State = Literal["pass", "warn", "fail"]
@@ -119,7 +121,13 @@ def read(reference: Reference, hooks: list[Hook], ids: list[NDArray[np.int32]]) 
 
 
 def fvu(sae: LoadedSAE, acts: Float[Tensor, "tok d_in"]) -> float:
-    """Fraction of variance unexplained: 0 is perfect, 1 is predicting the mean."""
+    """Fraction of variance unexplained: 0 is perfect, 1 is predicting the mean.
+
+    Without the few tokens that attention rests on (Sun et al. 2024, massive activations): their norm is a hundred
+    times the usual, so the variance would be theirs alone. Without BOS every text's first token is one.
+    """
+    norms = acts.float().norm(dim=-1)
+    acts = acts[norms <= MASSIVE * norms.median()]
     prepared = sae.prepare(acts)
     error = (sae.reconstruct(acts) - acts.float()).pow(2).sum()
     return float(error / (prepared - prepared.mean(0)).pow(2).sum())
@@ -136,13 +144,13 @@ def bos_switched(reference: Reference) -> Reference | None:
 
 
 def check_model(reference: Reference, sae: LoadedSAE) -> Check:
-    """Names differ between libraries, so only the words in them are compared."""
+    """Names differ between libraries, so only the words in them are compared; of a folder, only the family's."""
     claimed = str(sae.metadata.get("model_name") or "")
     name = f"{reference.name} {getattr(reference.model.config, '_name_or_path', '')}".lower()
     if not claimed:
         return Check("Model", "warn", "the SAE does not say which model it was trained on")
     words = [w for w in claimed.lower().rsplit("/", 1)[-1].replace("_", "-").split("-") if w not in ("small", "pt")]
-    if all(word in name for word in words):
+    if all(word in name for word in words[: 1 if Path(reference.name).is_dir() else None]):
         return Check("Model", "pass", f"trained on {claimed}")
     return Check("Model", "warn", f"trained on {claimed}, used on {reference.name}: make sure they are the same")
 
