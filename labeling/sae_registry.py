@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Entry:
 
     @property
     def text(self) -> str:
-        width = f"{self.width} {self.width // 1024}k" if self.width else ""
+        width = f"{self.width} {self.width // 1000}k {self.width // 1024}k" if self.width else ""
         return f"{self.source} {self.model} {self.hook} {width} {self.neuronpedia or ''}".lower()
 
 
@@ -141,7 +142,8 @@ def _hook(release: str, sae_id: str, path: str) -> str:
 
 
 def _width(release: str, sae_id: str, path: str, neuronpedia: str | None) -> int | None:
-    text = f"{sae_id} {path} {release} {neuronpedia or ''}".lower()
+    # OpenR1-Math-220k is what a release was trained on.
+    text = f"{sae_id} {path} {release} {neuronpedia or ''}".lower().replace("math-220k", "math")
     for pattern in (
         r"width[_-](\d+)(k|m)(?![a-z0-9])", r"2pow(\d+)()", r"[_-]w?-?(\d+)(k)(?![a-z0-9])",
         r"(?:resid_p\w+|mlp_out)_(\d{3,6})()(?![a-z0-9])",
@@ -149,5 +151,14 @@ def _width(release: str, sae_id: str, path: str, neuronpedia: str | None) -> int
         if match := re.search(pattern, text):
             if pattern.startswith("2pow"):
                 return 1 << int(match[1])
-            return int(match[1]) * {"k": 1024, "m": 1 << 20, "": 1}[match[2]]
+            return _latents(int(match[1]), match[2])
     return None
+
+
+def _latents(count: int, unit: str) -> int:
+    """`16k` is 16,384 and `131k` 131,072: powers of two, cut after the thousands. But `24k` is 24,576."""
+    named = count * {"k": 1000, "m": 10**6, "": 1}[unit]
+    power: int = 2 ** round(log2(named))
+    if not unit:
+        return named
+    return power if abs(power - named) < 0.05 * named else count * {"k": 1024, "m": 1 << 20}[unit]

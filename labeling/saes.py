@@ -109,7 +109,8 @@ def hub_folder(source: str) -> Path:
     owner, repository, *folder = source.split("/")
     inside = "/".join(folder)
     at = f"{inside}/" if inside else ""
-    wanted = [f"{at}*.json", f"{at}*.safetensors", f"{at}params.npz"]
+    # The run's configuration lies above the SAEs in sparsify's repositories.
+    wanted = [f"{at}*.json", f"{at}*.safetensors", f"{at}params.npz", "config.json"]
     try:
         root = Path(snapshot_download(f"{owner}/{repository}", allow_patterns=wanted))
     except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ Small random weights in the genuine formats, in the hub's own cache layout, offl
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,49 @@ def test_gemma_scope_2_needs_no_network_for_what_is_cached(tmp_path: Path, monke
     hub.offline(monkeypatch, tmp_path)
     loaded = load_sae(entry.source)
     assert loaded.metadata["hook_name"] == entry.hook == "blocks.9.attn.hook_z"
+    # sae-lens asks the network for the sizes, even of what is cached.
+    sizes = {"w_enc": [D_IN, D_SAE], "w_dec": [D_SAE, D_IN]}
+    monkeypatch.setattr("sae_lens.loading.pretrained_sae_loaders.get_safetensors_tensor_shapes", lambda *_: sizes)
+    from sae_lens import SAE
+
+    theirs = SAE.from_pretrained(entry.release, entry.sae_id)
+    theirs.turn_off_forward_pass_hook_z_reshaping()
+    same(loaded, theirs.encode(X))
     same(loaded, jumprelu(X @ W["W_enc"] + W["b_enc"], W["threshold"]))
+
+
+@pytest.mark.parametrize(
+    ("source", "files", "about"),
+    [
+        ("llama_scope_lxr_8x/l5r_8x", ("hyperparams.json", "checkpoints/final.safetensors"),
+         {"d_sae": 32, "jump_relu_threshold": 0.3, "dataset_average_activation_norm": {"in": 7.0}}),
+        ("llama_scope_r1_distill/l5r_800m_slimpajama", ("config.json", "sae_weights.safetensors"), {"expansion_factor": 2}),
+    ],
+)  # fmt: skip
+def test_llama_scope_from_the_registry(
+    source: str, files: tuple[str, str], about: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sae_lens import SAE
+
+    entry = find(source)
+    assert entry is not None and entry.width == 32768
+
+    def write(folder: Path) -> None:
+        config, weights_file = (folder / entry.path / name for name in files)
+        weights_file.parent.mkdir(parents=True)
+        config.write_text(json.dumps({"d_model": D_IN, "hook_point_in": "blocks.5.hook_resid_post", **about}))
+        tensors = {
+            "encoder.weight": W["W_enc"][:, :32].T, "encoder.bias": W["b_enc"][:32],
+            "decoder.weight": W["W_dec"][:32].T, "decoder.bias": W["b_dec"],
+            "log_jumprelu_threshold": W["threshold"][:32].log(),
+        }  # fmt: skip
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, weights_file)
+
+    hub.lay_out(tmp_path, entry.repo, write)
+    hub.offline(monkeypatch, tmp_path)
+    loaded = load_sae(source)
+    assert loaded.metadata["hook_name"] == entry.hook == "blocks.5.hook_resid_post"
+    same(loaded, SAE.from_pretrained(entry.release, entry.sae_id, dtype="float32").encode(X))
 
 
 def test_gpt2_small_res_jb_is_given_centred_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +278,8 @@ def test_the_registry_names_what_it_can_and_refuses_with_reasons() -> None:
     assert (paper.model, paper.hook, paper.width) == ("google/gemma-2-9b", "blocks.31.hook_resid_post", 16384)
     assert paper.neuronpedia == "gemma-2-9b/31-gemmascope-res-16k"
     assert paper in search("9B-pt-res 31 16k")
+    wide = find("gemma-scope-9b-pt-res-canonical/layer_9/width_131k/canonical")
+    assert wide is not None and wide.width == 131_072
     assert search("no such words anywhere") == []
     usable = search("")
     assert len(usable) > 8000
