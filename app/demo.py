@@ -145,9 +145,8 @@ def ensure_rule(sessions: Sessions, project_id: int) -> int:
         for function in recipe()["functions"]:
             known = [f.config for f in queries.functions_of(session, project_id)]
             if function["config"] not in known and queries.newest_rule(session, project_id) is None:
-                session.add(
-                    m.Function(project_id=project_id, name=function["name"], config=function["config"], author="demo")
-                )
+                project = session.get_one(m.Project, project_id)
+                queries.add_function(session, project, function["name"], function["config"], "demo")
         session.flush()
         first = session.scalars(select(m.Rule).where(m.Rule.project_id == project_id).order_by(m.Rule.version)).first()
         return (first or save_rule(session, project_id, recipe()["rule"], "demo")).id

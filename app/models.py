@@ -264,13 +264,14 @@ class Explanation(Base):
 
 
 class Function(Base):
-    """A labeling function besides the accepted latents: pattern, terms, family, classifier."""
+    """A labeling function besides the accepted latents: a latent with a weight, pattern, terms, family, classifier."""
 
     __tablename__ = "function"
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), index=True)
     name: Mapped[str] = mapped_column(String(120))
     config: Mapped[dict[str, Any]]  # a `labeling.functions` model, with its `kind`
+    reference_id: Mapped[int | None] = mapped_column(ForeignKey("reference.id"))  # whose latent it names, if it does
     author: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=now)
     retired_at: Mapped[datetime | None]

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import and_, case, func, or_, select
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, undefer
 
 from app import lineage
 from app.models import (
@@ -289,9 +289,22 @@ def verdict_history(session: Session, project: Project, latent: int) -> Sequence
 
 
 def functions_of(session: Session, project_id: int, retired: bool = False) -> Sequence[Function]:
-    """Functions in force, or the retired ones."""
+    """Functions in force under the project's present reference, or the retired ones."""
     state = Function.retired_at.is_not(None) if retired else Function.retired_at.is_(None)
-    return session.scalars(select(Function).where(Function.project_id == project_id, state).order_by(Function.id)).all()
+    mine = (Function.project_id == project_id, of_present_reference(Function.reference_id, project_id))
+    return session.scalars(select(Function).where(*mine, state).order_by(Function.id)).all()
+
+
+def add_function(session: Session, project: Project, name: str, config: dict[str, Any], author: str) -> None:
+    """A latent's number means nothing in another SAE, so a function that names one is of the present reference."""
+    reference_id = project.reference_id if config["kind"] == "latent" else None
+    session.add(Function(project_id=project.id, name=name, config=config, reference_id=reference_id, author=author))
+
+
+def of_present_reference(column: InstrumentedAttribute[int | None], project_id: int) -> ColumnElement[bool]:
+    """Rows of the project's present reference, and those that are of none."""
+    present = select(Project.reference_id).where(Project.id == project_id).scalar_subquery()
+    return or_(column == present, column.is_(None))
 
 
 def rules_of(session: Session, project_id: int) -> list[tuple[Rule, LabelSet | None]]:
@@ -304,11 +317,8 @@ def rules_of(session: Session, project_id: int) -> list[tuple[Rule, LabelSet | N
 
 def newest_rule(session: Session, project_id: int) -> Rule | None:
     """The newest rule over the latents of the project's present reference."""
-    present = select(Project.reference_id).where(Project.id == project_id).scalar_subquery()
-    mine = or_(Rule.reference_id == present, Rule.reference_id.is_(None))
-    return session.scalar(
-        select(Rule).where(Rule.project_id == project_id, mine).order_by(Rule.version.desc()).limit(1)
-    )
+    mine = (Rule.project_id == project_id, of_present_reference(Rule.reference_id, project_id))
+    return session.scalar(select(Rule).where(*mine).order_by(Rule.version.desc()).limit(1))
 
 
 def save_rule(

@@ -7,8 +7,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import queries
+from app.artifacts import LatentTable
 from app.models import Artifact, Job, LabelSet, Preflight, PreflightOverride, Project, Reference, Rule
 from app.preflights import newest_preflight, override_of
+from labeling.discovery import selective
+
+RATIOS = tuple(range(3, 31))
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,17 @@ class Compared:
     discovery: Artifact | None
     accepted: int
     labels: LabelSet | None
+
+    def flagged(self, family: str) -> float | None:
+        """Share of the family's tokens, of all splits, that the newest rule over these latents flags."""
+        splits = (self.labels.info.get("families", {}).get(family, {}) if self.labels else {}).values()
+        tokens = sum(split["tokens"] for split in splits)
+        return sum(split["tokens"] * split["share"] for split in splits) / tokens if tokens else None
+
+
+def selectivity(table: LatentTable) -> list[tuple[float, float]]:
+    """(ratio, latents that reach it with strong firings enough): how much a dictionary offers on this corpus."""
+    return [(ratio, len(selective(table.columns, ratio))) for ratio in RATIOS]
 
 
 def compared(session: Session, project: Project) -> list[Compared]:

@@ -19,7 +19,6 @@ from app.models import (
     Classifier,
     Definition,
     Document,
-    Function,
     LabelSet,
     Project,
     Rule,
@@ -90,7 +89,7 @@ def adopt(
         if missing.pop(sha256_json(row.config), None) is None:
             row.retired_at = now()
     for said in missing.values():
-        session.add(Function(project_id=project.id, name=parse(said).name[:120], config=said, author=author))
+        queries.add_function(session, project, parse(said).name[:120], said, author)
     session.flush()
     full = RuleConfig.model_validate(dict(config)).model_dump(mode="json")
     return queries.save_rule(session, project.id, full, sorted(wanted), list(functions), author, origin)
@@ -98,11 +97,15 @@ def adopt(
 
 def restore(session: Session, project: Project, rule: Rule, author: str) -> Rule:
     """ValueError if the version's latents are another dictionary's."""
-    if rule.latents:
+    if names_latents(rule.latents, rule.functions):
         _same_source(rule.lineage.get("reference"), project)
     return adopt(
         session, project, rule.config, rule.latents, rule.functions, author, {"restored from version": rule.version}
     )
+
+
+def names_latents(latents: Sequence[int], functions: Sequence[dict[str, Any]]) -> bool:
+    return bool(latents) or any(function["kind"] == "latent" for function in functions)
 
 
 def dictionary(sae: str) -> str:
@@ -145,9 +148,9 @@ def written(session: Session, settings: Settings, project: Project, rule: Rule) 
 
 def take_in(session: Session, project: Project, file: VersionFile, store: Store | None, author: str) -> Rule:
     """The file's rule becomes this project's newest version. ValueError if it does not fit its SAE."""
-    if file.rule.latents:
+    if names_latents(file.rule.latents, file.rule.functions):
         _same_source(file.source.model_dump(), project)
-        if store is not None and max(file.rule.latents) >= store.d_sae:
+        if store is not None and max(file.rule.latents, default=0) >= store.d_sae:
             raise ValueError(
                 f"rule.latents: {max(file.rule.latents)} is not a latent of this SAE, which has {store.d_sae}"
             )

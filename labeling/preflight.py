@@ -50,6 +50,7 @@ class Report:
     tokens: int
     checks: list[Check]
     figures: dict[str, float]
+    around: list[tuple[int, float]]  # (block, FVU) at the hook and beside it
 
     @property
     def passed(self) -> bool:
@@ -88,7 +89,7 @@ def preflight(reference: Reference, sae: LoadedSAE, texts: Sequence[str]) -> Ite
     for name, value in figures.items():
         yield Metric(name, value)
     yield Progress(3, 3, "checks", "checked")
-    yield Report(len(acts), checks, figures)
+    yield Report(len(acts), checks, figures, [(hook.layer, value) for hook, value in fvus.items()])
 
 
 def take(documents: list[Tokens], context: int) -> list[Tokens]:

@@ -100,7 +100,7 @@ def _save(request: Request, session: Session, project: Project, store: Store | N
             request, session, _form(session, project, form.kind, values=values, errors=errors, editing=old), 422
         )
     config = function.model_dump(mode="json")
-    session.add(Function(project_id=project.id, name=form.name or function.name, config=config, author=user))
+    queries.add_function(session, project, form.name or function.name, config, user)
     if old is not None:
         old.retired_at = old.retired_at or now()
     if store is not None and function.needs_text:

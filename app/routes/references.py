@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app import preflights, queries
 from app import reference_queries as found
 from app.access import ProjectDep, SettingsDep
+from app.artifacts import open_table
 from app.db import SessionDep
 from app.jobs import enqueue, is_active
 from app.models import Reference
@@ -159,6 +160,11 @@ def override(
 
 
 @router.get("/projects/{slug}/references")
-def compare(request: Request, session: SessionDep, project: ProjectDep) -> Response:
+def compare(request: Request, session: SessionDep, settings: SettingsDep, project: ProjectDep) -> Response:
     """All references on one corpus, side by side."""
-    return render(request, "references/compare.html", project=project, rows=found.compared(session, project))
+    rows = found.compared(session, project)
+    curves = {r.reference.name: found.selectivity(open_table(settings, r.discovery)) for r in rows if r.discovery}
+    return render(
+        request, "references/compare.html", project=project, rows=rows, curves=curves,
+        families=queries.families_of(session, project.id), labelled=[row for row in rows if row.labels],
+    )  # fmt: skip

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.function_forms import KINDS
-from app.models import Function, Job, Project
+from app.models import Function, Job, Project, Reference
 from app.settings import Settings
 from tests.app.seeded import seed
 
@@ -33,6 +33,12 @@ def test_a_latent_may_vote_with_a_weight_of_its_own_if_the_sae_has_it(
     assert client.post(URL, data={"kind": "latent", "latent": "6", "weight": "3"}).status_code == 422
     assert client.post(URL, data={"kind": "latent", "latent": "3", "weight": "3"}).status_code == 303
     assert "latent 3" in client.get(URL).text
+    with sessions.begin() as session:  # in another SAE, latent 3 is something else
+        other = Reference(name="other", model="tiny", sae="larger", layer=2)
+        session.add(other)
+        session.flush()
+        session.get_one(Project, project.id).reference_id = other.id
+    assert "latent 3" not in client.get(URL).text
 
 
 def test_a_term_list_is_stored_as_its_model_says(

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import MIGRATIONS, make_engine, migrate
-from app.models import AccessLog, Artifact, Base, Project, Rule, UTCDateTime
+from app.models import AccessLog, Artifact, Base, Function, Project, Rule, UTCDateTime
 from app.queries import harvested
 from app.settings import Settings
 
@@ -83,12 +83,16 @@ def test_what_one_reference_made_is_its_own_when_a_second_comes(settings: Settin
         connection.execute(
             text("INSERT INTO rule VALUES (1, 1, 1, 'abc', '{}', '[5]', '[]', 'owner', '2026-01-01', '{}')")
         )
+        for id_, config in ((1, '{"kind": "latent", "latent": 5}'), (2, '{"kind": "terms"}')):
+            function = "INSERT INTO function VALUES (:i, 1, 'f', :c, 'owner', '2026-01-01', NULL)"
+            connection.execute(text(function), {"i": id_, "c": config})
     engine.dispose()
     migrate(old)
     with Session(engine) as session:
         assert session.get_one(Artifact, 2).info == {"reference_id": 7, "fired": 3}
         assert session.get_one(Rule, 1).reference_id == 8
         assert harvested(session, 1, 8, "discovery") is None
+        assert [f.reference_id for f in session.scalars(select(Function).order_by(Function.id))] == [8, None]
     engine.dispose()
 
 

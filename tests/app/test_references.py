@@ -1,6 +1,8 @@
 """References: the list, the registry, adding one, its preflight and override, comparing them."""
 
+import json
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,8 @@ from app.queries import newest_rule, save_rule
 from app.settings import Settings
 from tests.app.members import member
 from tests.app.seeded import accept, seed
+from tests.app.working import work
+from tests.fakes import tiny_reference, tiny_sae
 
 HTMX = {"HX-Request": "true"}
 CHECKS = [
@@ -119,6 +123,29 @@ def test_folders_are_taken_from_the_data_directory_only(
         assert client.post("/references", data=FORM | {"sae": str(path)}).status_code == 422
     with sessions() as session:
         assert session.scalars(select(Job)).one().args["sae"] == str(inside.resolve())
+
+
+def test_a_harmful_checkpoint_is_refused_by_the_job_and_the_server_stays_up(
+    client: TestClient, settings: Settings, sessions: sessionmaker[Session]
+) -> None:
+    model, sae = settings.data_dir / "model", settings.data_dir / "sae"
+    tiny_reference(model)
+    tiny_sae(sae)
+    (sae / "sae_weights.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
+    config = json.loads((model / "config.json").read_text())
+    for path, content, said in (
+        (sae / "cfg.json", None, "longer than the file"),
+        (model / "config.json", json.dumps(config | {"auto_map": {"AutoModel": "m.M"}}), "its own code"),
+    ):
+        if content is not None:
+            tiny_sae(sae)
+            path.write_text(content)
+        assert client.post("/references", data=FORM | {"model": str(model), "sae": str(sae)}).status_code == 303
+        work(settings, sessions)
+        page = client.get("/references")
+        assert page.status_code == 200 and said in page.text
+    with sessions() as session:
+        assert session.scalars(select(Reference)).all() == []
 
 
 def test_the_page_shows_the_parts_and_starts_a_check(
