@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from app import queries
 from app.gold import count_gold
 from app.models import Project
+from app.reference_queries import labels_under
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def steps(session: Session, project: Project) -> list[Step]:
     store = queries.newest_artifact(session, project.id, "store")
     discovery = queries.newest_artifact(session, project.id, "discovery")
     verdicts, accepted = len(queries.verdicts_of(session, project)), len(queries.accepted_latents(session, project))
-    labels, rule = queries.newest_label_set(session, project.id), queries.newest_rule(session, project.id)
+    labels, rule = labels_under(session, project.id, project.reference_id), queries.newest_rule(session, project.id)
     classifiers, gold = queries.classifiers_of(session, project.id), count_gold(session, project.id)
     filtered = queries.newest_artifact(session, project.id, "filter")
     reference = project.reference.name if project.reference else "a model and its SAE"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from app import queries
@@ -50,15 +50,16 @@ def compared(session: Session, project: Project) -> list[Compared]:
                 queries.harvested(session, project.id, reference.id, "store"),
                 queries.harvested(session, project.id, reference.id, "discovery"),
                 sum(verdict.decision == "accept" for verdict in verdicts),
-                newest_labels(session, project.id, reference.id),
+                labels_under(session, project.id, reference.id),
             )
         )
     return sorted(rows, key=lambda row: row.store is None)
 
 
-def newest_labels(session: Session, project_id: int, reference_id: int) -> LabelSet | None:
+def labels_under(session: Session, project_id: int, reference_id: int | None) -> LabelSet | None:
+    """The newest weak labels by a rule over the reference's latents, or over none."""
     query = select(LabelSet).join(Rule, Rule.id == LabelSet.rule_id)
-    mine = (LabelSet.project_id == project_id, Rule.reference_id == reference_id)
+    mine = (LabelSet.project_id == project_id, or_(Rule.reference_id == reference_id, Rule.reference_id.is_(None)))
     return session.scalar(query.where(*mine).order_by(LabelSet.id.desc()).limit(1))
 
 

@@ -36,7 +36,7 @@ def describe(sae: str) -> dict[str, Any]:
 
 
 def add(sessions: sessionmaker[Session], name: str, model: str, sae: str, layer: int | None = None) -> Reference:
-    """Register a model and its SAE. The same name again with the same parts changes nothing."""
+    """Register a model and its SAE. The same name with the same parts again only describes them anew."""
     from labeling.references import check_fit
 
     model, sae = (str(Path(part).absolute()) if Path(part).is_dir() else part for part in (model, sae))
@@ -57,6 +57,7 @@ def add(sessions: sessionmaker[Session], name: str, model: str, sae: str, layer:
             raise ValueError(
                 f"reference {name!r} exists with other parts ({row.model}, {row.sae}, block {row.layer}); choose another name"
             )
+        row.info = info
         return row
 
 

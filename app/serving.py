@@ -1,6 +1,7 @@
 """Run the web server, with a worker process beside it."""
 
 import multiprocessing
+import signal
 import socket
 import sys
 
@@ -33,6 +34,8 @@ def serve(settings: Settings, worker: bool = True) -> None:
     from app.main import create_app
 
     check_port(settings)
+    # uvicorn raises the signal again once it has shut down; by default that would end us before the worker.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = create_app(settings)
     process = None
     if worker:

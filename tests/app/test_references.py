@@ -14,8 +14,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import MIGRATIONS
-from app.models import Artifact, Job, Preflight, PreflightOverride, Project, Reference, Rule
+from app.models import Artifact, Job, LabelSet, Preflight, PreflightOverride, Project, Reference, Rule
 from app.queries import newest_rule, save_rule
+from app.reference_queries import labels_under
 from app.settings import Settings
 from tests.app.members import member
 from tests.app.seeded import accept, seed
@@ -201,7 +202,7 @@ def test_references_of_one_corpus_are_compared_and_changed(
             row.info = {"reference_id": project.reference_id, "fired": 4, "selective": 2, "l0": 1.5, "tokens": 133}
     page = client.get("/projects/medicine/references").text
     assert page.index("planted") < page.index(">tiny<")
-    assert "in use" in page and "133" in page
+    assert "in use" in page and "133" in page and "How selective the latents are" in page
     assert "latent-0" in client.get("/projects/medicine/latents?minimum=0").text
     client.post("/projects/medicine/reference", data={"reference_id": reference.id})
     assert "No candidates yet" in client.get("/projects/medicine/latents").text
@@ -224,6 +225,12 @@ def test_a_rule_belongs_to_the_reference_whose_latents_it_holds(
             project.reference_id,
             reference.id,
         ]
+        store = session.scalars(select(Artifact).where(Artifact.kind == "store")).one()
+        labels = LabelSet(project_id=project.id, rule_id=first.id, store_id=store.id, artifact_id=store.id, info={})
+        session.add(labels)
+        session.flush()
+        assert labels_under(session, project.id, reference.id) is None
+        assert labels_under(session, project.id, project.reference_id) is labels
 
 
 def test_the_web_process_never_loads_torch() -> None:

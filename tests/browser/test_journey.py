@@ -61,11 +61,18 @@ def login_link(settings: Settings, sessions: sessionmaker[Session], tmp_path: Pa
         try:
             yield _printed_link(server, log)
         finally:
+            workers = _workers_of(server.pid)
             server.terminate()
             try:
                 server.wait(15)
             except subprocess.TimeoutExpired:
                 server.kill()
+    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers), "the worker outlived its server"
+
+
+def _workers_of(pid: int) -> list[str]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 def _printed_link(server: "subprocess.Popen[bytes]", log: Path) -> str:
