@@ -98,6 +98,53 @@ def tiny_reference(folder: Path, layers: int = 4) -> Path:
     return tiny_tokenizer(folder)
 
 
+def as_gguf(model: Path, file: Path) -> Path:
+    """A `tiny_reference` in one GGUF file, as llama.cpp converts it: its names, and rotary halves interleaved."""
+    import json
+
+    from gguf import GGUFWriter
+    from safetensors.numpy import load_file
+
+    config = json.loads((model / "config.json").read_text())
+    vocabulary = json.loads((model / "tokenizer.json").read_text())["model"]
+    heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    writer = GGUFWriter(file, "llama")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("gpt2")
+    tokens = sorted(vocabulary["vocab"], key=vocabulary["vocab"].get)
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if i < 3 else 1 for i in range(len(tokens))])  # control, normal
+    writer.add_token_merges([" ".join(pair) for pair in vocabulary["merges"]])
+    for add, token in ((writer.add_bos_token_id, 0), (writer.add_eos_token_id, 1), (writer.add_pad_token_id, 2)):
+        add(token)
+    names = {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "model.layers": "blk",
+        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    }  # fmt: skip
+    for name, tensor in load_file(model / "model.safetensors").items():
+        for of, count in (("q_proj", heads), ("k_proj", kv)):
+            if of in name:
+                tensor = tensor.reshape(count, 2, -1, tensor.shape[1]).swapaxes(1, 2).reshape(tensor.shape)
+        for theirs, llama_cpp in names.items():
+            name = name.replace(theirs, llama_cpp)
+        writer.add_tensor(name, tensor.copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file.parent
+
+
 def tiny_gpt2(folder: Path, layers: int = 4, width: int = 32) -> Path:
     """A random GPT-2: LayerNorm, learned positions, projections that keep their weights transposed."""
     from transformers import GPT2Config, GPT2LMHeadModel

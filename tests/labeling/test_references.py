@@ -117,6 +117,16 @@ def test_a_block_the_model_does_not_have_is_refused(folder: str) -> None:
         Reference(folder, 4)
 
 
+def test_a_gguf_file_gives_the_states_of_the_safetensors(folder: str, texts: list[str], tmp_path: Path) -> None:
+    packed = Reference(str(fakes.as_gguf(Path(folder), tmp_path / "gguf" / "tiny.gguf")), 2, dtype=torch.float32)
+    plain = Reference(folder, 2, dtype=torch.float32)
+    for a, b in zip(packed.tokenize(texts), plain.tokenize(texts), strict=True):
+        assert a.ids.tolist() == b.ids.tolist()
+    ids = [t.ids for t in plain.tokenize(texts)]
+    for (_, mine), (_, expected) in zip(packed.stream(ids), plain.stream(ids), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(ValueError, match="pickled"):
