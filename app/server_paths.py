@@ -5,6 +5,24 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from app.settings import Settings
+
+SAE_FILES = ("cfg.json", "params.npz", "params.safetensors", "ae.safetensors")
+
+
+def checkpoints(settings: Settings) -> tuple[list[str], list[str]]:
+    """(models, SAEs) that lie where a form may name them, up to two folders deep."""
+    saes = _folders_with(SAE_FILES, settings)
+    return sorted(_folders_with(("config.json", "*.gguf"), settings) - saes), sorted(saes)
+
+
+def _folders_with(names: Iterable[str], settings: Settings) -> set[str]:
+    """Our own artifacts have such files too, but are not what a reference is made of."""
+    roots = [settings.data_dir, *settings.import_roots]
+    found = (path for root in roots for name in names for deep in ("*", "*/*") for path in root.glob(f"{deep}/{name}"))
+    artifacts = settings.artifacts_dir.resolve()
+    return {str(p.parent.resolve()) for p in found if not p.resolve().is_relative_to(artifacts)}
+
 
 def checked_folder(name: str, roots: Iterable[Path]) -> Path:
     """The real path of a folder inside a root. Raises ValueError with one message for everything outside."""

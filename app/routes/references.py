@@ -19,7 +19,7 @@ from app.queries import Page
 from app.roles import Viewer, ViewerDep, memberships
 from app.routes.jobs import job_context
 from app.security import CurrentUser
-from app.server_paths import checked_folder
+from app.server_paths import checked_folder, checkpoints
 from app.settings import Settings
 from labeling.sae_registry import search
 
@@ -40,11 +40,14 @@ def get_reference(reference_id: int, session: SessionDep) -> Reference:
 ReferenceDep = Annotated[Reference, Depends(get_reference, scope="function")]
 
 
-def _index(request: Request, session: Session, form: dict[str, str], error: str | None = None) -> Response:
+def _index(
+    request: Request, session: Session, settings: Settings, viewer: Viewer, form: dict[str, str], error: str | None = None
+) -> Response:  # fmt: skip
+    models, saes = checkpoints(settings) if viewer.may("admin") else ([], [])
     jobs = [job for job in found.adding_jobs(session) if is_active(job) or job.state == "failed"]
     return render(
         request, "references/index.html", "references/_form.html" if error else None, 422 if error else 200,
-        references=queries.references(session), form=form, error=error,
+        references=queries.references(session), form=form, error=error, models=models, saes=saes,
         jobs=[job_context(session, job) for job in jobs],
     )  # fmt: skip
 
@@ -53,11 +56,13 @@ def _index(request: Request, session: Session, form: dict[str, str], error: str 
 def index(
     request: Request,
     session: SessionDep,
+    settings: SettingsDep,
+    viewer: ViewerDep,
     model: Annotated[str, Query(max_length=500)] = "",
     sae: Annotated[str, Query(max_length=500)] = "",
 ) -> Response:
     """The list; `model` and `sae` fill the form, as a row of the registry does."""
-    return _index(request, session, {"model": model, "sae": sae})
+    return _index(request, session, settings, viewer, {"model": model, "sae": sae})
 
 
 @router.post("/references")
@@ -76,7 +81,7 @@ def add(
     try:
         args = _checked(form, settings, viewer)
     except ValueError as error:
-        return _index(request, session, form, str(error))
+        return _index(request, session, settings, viewer, form, str(error))
     enqueue(session, "reference", None, args, viewer.name)
     return redirect(request, "/references")
 

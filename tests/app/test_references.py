@@ -126,6 +126,20 @@ def test_folders_are_taken_from_the_data_directory_only(
         assert session.scalars(select(Job)).one().args["sae"] == str(inside.resolve())
 
 
+def test_folders_that_lie_there_are_offered(client: TestClient, settings: Settings) -> None:
+    model, sae, made = (
+        settings.data_dir / "assets" / "tiny",
+        settings.data_dir / "saes" / "a",
+        settings.artifacts_dir / "classifier-1",
+    )
+    for file in (model / "config.json", sae / "config.json", sae / "ae.safetensors", made / "config.json"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    page = client.get("/references").text
+    offered = [re.findall(r'value="([^"]*)"', part) for part in re.findall(r"<datalist.*?</datalist>", page)]
+    assert offered == [[str(model)], [str(sae)]]
+
+
 def test_a_harmful_checkpoint_is_refused_by_the_job_and_the_server_stays_up(
     client: TestClient, settings: Settings, sessions: sessionmaker[Session]
 ) -> None:
