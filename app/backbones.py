@@ -1,4 +1,4 @@
-"""Backbones that go by a name: what the demo fetches or ships, and what `tokensieve bilm pretrain` made.
+"""What a classifier is trained with, by name: backbones that the demo fetches or ships or that `tokensieve bilm pretrain` made.
 
 A page offers these and no others, so a browser can name no path on the server.
 """
@@ -9,6 +9,7 @@ from app.settings import Settings
 
 SHIPPED = Path(__file__).parent / "demo_data"
 DEFAULT = "minilm"
+LATENTS = "latents"  # as a teacher: a probe over the reference's latents, in place of a classifier
 
 
 def known(settings: Settings) -> dict[str, Path]:

@@ -329,13 +329,16 @@ def train(
     labels: Annotated[
         str, typer.Option(help="Learn from the label of each token, sentence, document or family.")
     ] = "token",
-    teacher: Annotated[str | None, typer.Option(help="Learn from this classifier's scores (weak-to-strong).")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Learn from the scores of this classifier, or of a probe over all 'latents'.")
+    ] = None,
     hard: Annotated[bool, typer.Option("--hard", help="Round probabilities to labels.")] = False,
     flip: Annotated[float, typer.Option(help="Share of training labels to turn over, to see what noise does.")] = 0.0,
     window: Annotated[int | None, typer.Option(help="Tokens per forward pass.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Distil the newest weak labels into a classifier."""
+    from app.backbones import LATENTS
     from app.results import results_table
     from app.running import run_job
 
@@ -350,8 +353,8 @@ def train(
     given: dict[str, Any] = {
         "backbone": backbone, "lr": lr, "patience": patience, "layers": numbers(layers, "--layers"), "window": window,
         "concat": concat or None, "balance": balance or None, "labels": None if labels == "token" else labels,
-        "teacher": str(classifier_folder(teacher).resolve()) if teacher else None, "soft": False if hard else None,
-        "flip": flip or None, "seed": seed,
+        "teacher": str(classifier_folder(teacher).resolve()) if teacher and teacher != LATENTS else teacher,
+        "soft": False if hard else None, "flip": flip or None, "seed": seed,
     }  # fmt: skip
     args: dict[str, Any] = {"label_set_id": newest, "name": name, "mode": mode, "epochs": epochs}
     args |= {key: value for key, value in given.items() if value is not None}

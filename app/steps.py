@@ -271,7 +271,8 @@ def weak_documents(settings: Settings, sessions: Sessions, label_set_id: int) ->
 
 def train(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
     """Distil weak labels into a classifier, score the corpus with it, evaluate it."""
-    from app.training import config_of, with_probabilities
+    from app.backbones import LATENTS
+    from app.training import config_of, latent_teacher, with_probabilities
     from labeling.predict import predict_corpus
     from labeling.train import Labelled
     from labeling.train import train as run
@@ -280,9 +281,16 @@ def train(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Even
     args = job.args
     examples = [Labelled(d, split) for d, split in weak_documents(settings, sessions, args["label_set_id"])]
     examples = with_probabilities(settings, sessions, args["label_set_id"], examples)
+    taught: dict[str, Any] = {}
+    if args.get("teacher") == LATENTS:
+        folder, by = settings.artifacts_dir / f"teacher-{job.id}", list[Artifact]()
+        make = lambda: latent_teacher(settings, sessions, args["label_set_id"], folder)  # noqa: E731
+        yield from relay(once(folder, "predictions", make), by)
+        register(sessions, settings, job, by[0])
+        taught, args = {"teacher": by[0].info}, {**args, "teacher": str(folder)}
     config = config_of(settings, sessions, args)
     with reading(sessions) as session:
-        info = of_classifier(session, args["label_set_id"], (e.document for e in examples), config.backbone)
+        info = of_classifier(session, args["label_set_id"], (e.document for e in examples), config.backbone) | taught
     out, made = settings.artifacts_dir / f"classifier-{job.id}", list[Artifact]()
     yield from relay(once(out, "classifier", lambda: run(examples, config, out, info)), made)
     scored = settings.artifacts_dir / f"predictions-{job.id}"

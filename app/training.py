@@ -1,6 +1,8 @@
-"""What a job's arguments mean to `labeling.train`: its settings, and labels that are probabilities."""
+"""What a job's arguments mean to `labeling.train`: its settings, its teacher, and labels that are probabilities."""
 
+from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from app import models as m
 from app.backbones import located
 from app.db import reading
 from app.settings import Settings
+from labeling.events import Event
 from labeling.examples import Labelled, TrainConfig
 from labeling.predictions import Prediction
 from labeling.store import Store
@@ -25,6 +28,21 @@ def config_of(settings: Settings, sessions: sessionmaker[Session], args: dict[st
     if "layers" in given:
         given["layers"] = tuple(given["layers"])
     return TrainConfig(**given | {"backbone": located(settings, args.get("backbone"))})
+
+
+def latent_teacher(
+    settings: Settings, sessions: sessionmaker[Session], label_set_id: int, out: Path
+) -> Iterator[Event]:
+    """Score the label set's store by a probe that its labels taught (`labeling.latent_probe`)."""
+    from labeling.latent_probe import teach
+    from labeling.rule import is_forget
+
+    with reading(sessions) as session:
+        labels = session.get_one(m.LabelSet, label_set_id)
+        folder = settings.data_dir / session.get_one(m.Artifact, labels.artifact_id).path
+        store_path = settings.data_dir / session.get_one(m.Artifact, labels.store_id).path
+        lineage = {"label_set_id": label_set_id, "labels_sha256": labels.info.get("sha256")}
+    yield from teach(store_path, is_forget(np.load(folder / "labels.npy")), out, info=lineage)
 
 
 def with_probabilities(

@@ -2,16 +2,18 @@
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from labeling.artifacts import read_manifest
 from labeling.curves import best_threshold
 from labeling.documents import Document, text_sha256
 from labeling.evaluate import inside
 from labeling.events import Event, Progress
 from labeling.predict import LoadedClassifier, load_classifier, predict, smoothed
-from labeling.predictions import Prediction
+from labeling.predictions import Prediction, PredictionStore
 from labeling.tokens import Tokens, overlapping, sentences, tokenize, windows, words
 
 IGNORED = -100  # marks a token without a loss
@@ -44,7 +46,9 @@ class TrainConfig:
     labels: str = "token"  # or the coarser label of its sentence, document or family, given to every token in it
     coarse_share: float = 0.25  # a sentence or document is forget if so large a share of its words is
     soft: bool = True  # learn probabilities where the labels or the teacher give them; False: round them
-    teacher: str | None = None  # folder of a classifier whose scores replace the training labels (weak-to-strong)
+    teacher: str | None = (
+        None  # a classifier, or predictions, whose scores replace the training labels (weak-to-strong)
+    )
     flip: float = 0.0  # share of training labels turned over at random, to see what noise does
     max_tokens: int | None = None  # of the train split, whole documents in hash order
     validation_tokens: int = 60_000
@@ -119,15 +123,27 @@ def take(examples: Sequence[Labelled], split: str, limit: int | None, tokenizer:
 
 
 def taught(examples: Sequence[Labelled], teacher: str, soft: bool) -> Generator[Event, None, list[Labelled]]:
-    """The same documents labelled by a classifier's scores instead (weak-to-strong)."""
-    classifier = load_classifier(teacher)
+    """The same documents labelled by a teacher's scores instead (weak-to-strong): a classifier's or stored ones."""
+    threshold, scores = _scores(Path(teacher), [e.document for e in examples])
     out = []
-    for example, scored in zip(examples, predict(classifier, [e.document for e in examples]), strict=True):
-        document = replace(example.document, spans=scored.spans(classifier.threshold))
+    for example, scored in zip(examples, scores, strict=True):
+        document = replace(example.document, spans=scored.spans(threshold))
         out.append(replace(example, document=document, soft=scored if soft else None))
         if len(out) % 20 == 0:
             yield Progress(len(out), len(examples), "documents", "ask the teacher")
     return out
+
+
+def _scores(teacher: Path, documents: Sequence[Document]) -> tuple[float, Iterable[Prediction]]:
+    """The teacher's threshold, and its predictions of the documents in their order."""
+    if read_manifest(teacher)["kind"] != "predictions":
+        classifier = load_classifier(teacher)
+        return classifier.threshold, predict(classifier, documents)
+    stored = PredictionStore.open(teacher)
+    found = [(d.id, stored.document(d.id)) for d in documents]
+    if missing := [key for key, scored in found if scored is None]:
+        raise ValueError(f"{teacher} has no scores of {len(missing)} training documents, {missing[0]!r} among them")
+    return float(stored.info["threshold"]), (Prediction(key, *scored) for key, scored in found if scored is not None)
 
 
 def coarsened(example: Labelled, unit: str, share: float) -> Labelled:

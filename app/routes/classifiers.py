@@ -9,7 +9,7 @@ from app import jobs, queries
 from app import review_queries as review
 from app.access import ProjectDep, SettingsDep
 from app.archives import zip_response
-from app.backbones import DEFAULT, known
+from app.backbones import DEFAULT, LATENTS, known
 from app.comparisons import compared
 from app.db import SessionDep
 from app.details import compare, details_of
@@ -89,9 +89,8 @@ def train(
     if chosen is None or chosen.project_id != project.id:
         raise HTTPException(404, "There is no such label set in this project.")
     form = {"name": name.strip(), "mode": mode, "backbone": backbone, "labels": labels, "teacher": teacher}
-    if problem := _problem(
-        form, list(known(settings)), {str(r.id) for r in queries.classifiers_of(session, project.id)}
-    ):
+    teachers = {LATENTS, *(str(r.id) for r in queries.classifiers_of(session, project.id))}
+    if problem := _problem(form, list(known(settings)), teachers):
         return _page(request, project, session, settings, form, problem, 422)
     args = {"label_set_id": label_set_id, **_chosen(form)}
     jobs.enqueue(session, "train", project.id, args, user)
@@ -102,7 +101,7 @@ def _chosen(form: dict[str, str]) -> dict[str, str | int]:
     """What differs from the defaults, so that the command line's job of the same work is the same job."""
     usual = {"backbone": DEFAULT, "labels": "token", "teacher": ""}
     found: dict[str, str | int] = {key: value for key, value in form.items() if usual.get(key) != value}
-    return found | ({"teacher": int(form["teacher"])} if form["teacher"] else {})
+    return found | ({"teacher": int(form["teacher"])} if form["teacher"].isdecimal() else {})
 
 
 def _problem(form: dict[str, str], backbones: list[str], teachers: set[str]) -> str | None:
@@ -110,7 +109,7 @@ def _problem(form: dict[str, str], backbones: list[str], teachers: set[str]) -> 
         if form[key] not in allowed:
             return f"{key} must be one of {', '.join(allowed)}"
     if form["teacher"] and form["teacher"] not in teachers:
-        return "that teacher is not a classifier of this project"
+        return "that teacher is neither the latents nor a classifier of this project"
     if not form["name"] or not all(c.isalnum() or c in "-_." for c in form["name"]):
         return "give it a name of letters, digits, '-', '_' and '.' (the command line calls it name:version)"
     return None

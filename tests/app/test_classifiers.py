@@ -91,6 +91,7 @@ def test_the_page_shows_the_baselines_beside_it(client, sessions, classifier):
         {"name": "ok", "backbone": "/etc"},
         {"name": "ok", "labels": "letter"},
         {"name": "ok", "teacher": "77"},
+        {"name": "ok", "teacher": "latent"},
     ],
 )
 def test_a_bad_form_comes_back_as_itself(client, sessions, classifier, data):

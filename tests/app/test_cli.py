@@ -192,6 +192,10 @@ def test_a_corpus_goes_through_every_step_on_the_command_line(
     assert "\nterms" in table
     pupil = ("--teacher", CLASSIFIER, "--layers", "1,2", "--concat", "--name", "pupil")
     assert "beside its baselines" in ok(tokensieve(*train[:2], *train[4:], *pupil))
+    taught = ("--mode", "probe", "--teacher", "latents", "--name", "taught")
+    assert "beside its baselines" in ok(
+        tokensieve("train", "medicine", "--backbone", train[train.index("--backbone") + 1], *taught)
+    )
     numbers = json.loads(ok(tokensieve("score", by_classifier, gold, "--json")))
     assert numbers["classifier"]["documents"] == len(fresh)
 

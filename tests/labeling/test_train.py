@@ -13,9 +13,10 @@ from labeling.events import Artifact, Event, Metric, Progress
 from labeling.examples import IGNORED, Labelled, TrainConfig, coarsened, labelled_windows, validate
 from labeling.finetune import class_weights, epoch_batches, rate, token_loss
 from labeling.predict import load_classifier, predict, states
-from labeling.predictions import Prediction
+from labeling.predictions import Prediction, write_predictions
 from labeling.probe import cut, logistic, reading
 from labeling.references import blocks_of
+from labeling.tokens import overlapping, tokenize
 from labeling.train import train, untrained
 from tests.fakes import corpus, tiny_bilm, tiny_encoder
 
@@ -282,6 +283,23 @@ def test_a_pupil_learns_from_its_teacher_alone(
     assert isinstance(made, Artifact) and made.info["validation"]["f1"] > 0.6
     assert made.info["training"]["teacher"] == "classifier"
     assert len(list(predict(load_classifier(tmp_path / "pupil"), [LABELLED[0].document]))) == 1
+
+
+def test_stored_scores_teach_as_a_classifier_does(config: TrainConfig, tmp_path: Path) -> None:
+    def scored(document: Document) -> Prediction:
+        (tokens,) = tokenize(untrained(config).tokenizer, [document.text])
+        forget = overlapping(tokens.starts, tokens.ends, document.spans or [])
+        return Prediction(document.id, tokens.starts, tokens.ends, np.where(forget, 0.6, 0.2).astype(np.float32))
+
+    known = [e.document for e in LABELLED]
+    list(write_predictions(map(scored, known), tmp_path / "scores", {"threshold": 0.4}))
+    pupil = replace(config, mode="probe", smooth=None, layers=(1,), l2=1e-6, teacher=str(tmp_path / "scores"))
+    wrong = [Labelled(replace(e.document, spans=[]), e.split) if e.split == "train" else e for e in LABELLED]
+    *_, made = train(wrong, pupil, tmp_path / "pupil", {})
+    assert isinstance(made, Artifact) and made.info["validation"]["f1"] > 0.6
+    list(write_predictions(map(scored, known[:9]), tmp_path / "some", {"threshold": 0.4}))
+    with pytest.raises(ValueError, match="has no scores of"):
+        list(train(wrong, replace(pupil, teacher=str(tmp_path / "some")), tmp_path / "refused", {}))
 
 
 def test_noise_turns_over_its_share_of_labels_and_the_same_ones_each_time(config: TrainConfig) -> None:
