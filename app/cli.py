@@ -286,6 +286,7 @@ def label(
     project: str,
     k: Annotated[int | None, typer.Option(help="Votes that make a seed.")] = None,
     z: Annotated[float | None, typer.Option(help="Standard deviations above its mean at which a latent votes.")] = None,
+    window: Annotated[int | None, typer.Option(help="Count votes over so many tokens to either side.")] = None,
     boundary: Annotated[str | None, typer.Option(help="seeds, grow_above or grow_positive.")] = None,
     predict: Annotated[
         list[str] | None, typer.Option(help="Label these files instead, by the project's newest rule.")
@@ -296,7 +297,11 @@ def label(
     from app.rules import predict_with_rule, save_rule
 
     config, sessions = opened()
-    changes = {name: value for name, value in {"k": k, "z": z, "boundary": boundary}.items() if value is not None}
+    changes = {
+        name: value
+        for name, value in {"k": k, "z": z, "window": window, "boundary": boundary}.items()
+        if value is not None
+    }
     with sessions.begin() as session:
         project_id = find_project(session, project).id
         if not predict:

@@ -92,7 +92,7 @@ def analyse(
     if families is not None:
         shares = by_family(ballots, families)
         reports = [replace(r, families=tuple(row)) for r, row in zip(reports, shares.tolist(), strict=True)]
-    base = is_forget(ballots.grow(ballots.score >= ballots.config.k))
+    base = is_forget(ballots.grow(ballots.seeds()))
     f1 = _f1(base, gold)
     for number in range(len(reports)):
         reports[number] = _left_out(ballots, number, reports[number], base, gold, f1)
@@ -202,7 +202,7 @@ def _left_out(
     else:
         score[f.tokens] -= f.votes.astype(np.int32) * f.weight
     without = replace(ballots, score=score, growing=growing, vetoed=vetoed)
-    forget = is_forget(without.grow(score >= ballots.config.k))
+    forget = is_forget(without.grow(without.seeds()))
     after = _f1(forget, gold)
     return replace(
         report,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from labeling.events import Event, Progress
 from labeling.functions import ABSTAIN, FORGET, RETAIN, Function, Latent
-from labeling.rule import Flags, Mask, RuleConfig, TextOf, function_votes, grow, latent_weights, moments
+from labeling.rule import Flags, Mask, RuleConfig, TextOf, function_votes, grow, latent_weights, moments, seeds_of
 from labeling.store import Stats, Store
 
 Tokens = NDArray[np.int32]  # indices of tokens, ascending
@@ -56,6 +56,10 @@ class Ballots:
     @property
     def n_tokens(self) -> int:
         return len(self.score)
+
+    def seeds(self) -> Mask:
+        """Where the votes reach the rule's `k`."""
+        return seeds_of(self.score, self.doc_indptr, self.config)
 
     def grow(self, seed: Mask) -> Flags:
         """Seeds to labels, under the rule's boundary, vetoes, gaps and shortest span."""

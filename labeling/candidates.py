@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labeling.rule import Indices, Mask, RuleConfig, moments
+from labeling.rule import Indices, Mask, RuleConfig, moments, seeds_of
 from labeling.store import Store
 from labeling.whatif import Tally
 
@@ -70,7 +70,7 @@ class Standing:
 
     @classmethod
     def of(cls, store: Store, counted: Tally, config: RuleConfig) -> "Standing":
-        seed = (counted.score >= config.k) & ~counted.vetoed
+        seed = seeds_of(counted.score, store.doc_indptr, config) & ~counted.vetoed
         member = seed if config.boundary == "seeds" else (counted.growable & ~counted.vetoed) | seed
         first = np.zeros(store.n_tokens + 1, dtype=bool)
         first[store.doc_indptr] = True
@@ -89,13 +89,24 @@ class Standing:
         keep = self.train[tokens] & ~self.counted.vetoed[tokens]
         tokens, values = tokens[keep], values[keep]
         strong = tokens[values > mean[latent] + self.config.z * sd[latent]]
-        seeds = strong[self.counted.score[strong] == self.config.k - 1]
+        seeds = self._new_seeds(strong)
         if self.config.boundary == "seeds":
             return len(seeds)
         floor = 0.0 if self.config.boundary == "grow_positive" else mean[latent] + self.config.grow_above * sd[latent]
         fresh = np.union1d(tokens[values > floor], seeds)
         fresh = fresh[~self.member[fresh]]
         return self._joined(fresh, seeds)
+
+    def _new_seeds(self, strong: Indices) -> Indices:
+        """Train tokens that become seeds when one more vote falls on each of `strong`."""
+        score = self.counted.score
+        if not self.config.window:
+            return strong[score[strong] == self.config.k - 1]
+        more = score.copy()
+        more[strong] += 1
+        indptr = self.store.doc_indptr
+        turned = seeds_of(more, indptr, self.config) & ~seeds_of(score, indptr, self.config)
+        return np.flatnonzero(turned & self.train & ~self.counted.vetoed)
 
     def _joined(self, fresh: Indices, seeds: Indices) -> int:
         """Tokens that turn forget when `fresh` tokens join the runs beside them and `seeds` become seeds."""

@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 
 
 def vote(ballots: Ballots) -> Mask:
-    return ballots.score >= ballots.config.k
+    return ballots.seeds()
 
 
 def majority(ballots: Ballots) -> Mask:

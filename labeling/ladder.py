@@ -22,7 +22,7 @@ from labeling.documents import Document
 from labeling.events import Artifact, Event, Progress
 from labeling.functions import Function
 from labeling.label_models import score_labels
-from labeling.rule import SEED, Flags, Labels, Mask, RuleConfig, TextOf, describe, is_forget
+from labeling.rule import SEED, Flags, Labels, Mask, RuleConfig, TextOf, describe, in_window, is_forget
 from labeling.store import Store
 
 KIND = "ladder"
@@ -43,7 +43,9 @@ class Rung:
 def level(ballots: Ballots) -> NDArray[np.float64]:
     """The order of tokens as seeds: votes, then SDs above threshold squeezed below one vote. (tok,)"""
     excess = ballots.excess.astype(np.float64)
-    return ballots.score + excess / (1 + excess) * (1 - 1e-9)
+    own = ballots.score + excess / (1 + excess) * (1 - 1e-9)
+    # Rounded: sums over a window must not depend on what stands before it.
+    return np.round(in_window(own, ballots.doc_indptr, ballots.config.window), 6) if ballots.config.window else own
 
 
 def climb(forget_at: ForgetAt, cuts: NDArray[np.float64], budgets: Sequence[float]) -> Iterator[Rung]:
@@ -111,8 +113,8 @@ def ladder_corpus(
         first[(first == 0) & is_forget(flags)] = number
         rungs.append(measured(store, flags, rung, gold))
     yield Progress(len(budgets), len(budgets) + 1, "rungs", "the rule itself")
-    own = ballots.grow(ballots.score >= config.k)
-    share = float(is_forget(train.grow(train.score >= config.k)).mean())
+    own = ballots.grow(ballots.seeds())
+    share = float(is_forget(train.grow(train.seeds())).mean())
     said = {"rungs": rungs, "rule": measured(store, own, Rung(share, float(config.k), share, True), gold)}
     info = {**(info or {}), "budgets": list(budgets), "cuts": [rung["cut"] for rung in rungs]}
     with staged(out, KIND, info) as folder:

@@ -1,6 +1,7 @@
 """A rule: votes become seeds, seeds grow to spans (METHOD step 1.3 and 1.4).
 
-A token is a seed if at least `k` votes for forget meet on it. A chosen latent votes where it lies
+A token is a seed if at least `k` votes for forget meet on it, or in a `window` around it: one vote
+in passing is then not enough, and the plain words between two clinical ones are. A chosen latent votes where it lies
 more than `z` standard deviations above its mean (both over all train tokens, zeros included);
 other functions add or subtract their weight. A maximal run of tokens that are seeds or may be
 grown into is forget as a whole if it holds a seed: the fixed point of growing one neighbour at a
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from labeling.artifacts import sha256_json, staged
 from labeling.events import Artifact, Event, Progress
@@ -39,12 +40,21 @@ class RuleConfig(BaseModel):
 
     k: int = Field(4, ge=1, le=1000, description="Votes that make a token a seed.")
     z: float = Field(2.0, ge=0, le=100, allow_inf_nan=False, description="A latent votes this many SDs above its mean.")
+    window: int = Field(
+        0, ge=0, le=1000, description="Votes are counted over so many tokens to either side, not on the token alone."
+    )
     boundary: Literal["grow_positive", "grow_above", "seeds"] = Field(
         "grow_positive", description="Where spans grow: over any positive chosen latent, above a threshold, not at all."
     )
     grow_above: float = Field(0.0, ge=0, le=100, allow_inf_nan=False, description="grow_above: SDs above the mean.")
     min_tokens: int = Field(1, ge=1, le=1000, description="Shorter spans are dropped.")
     close_gap: int = Field(0, ge=0, le=1000, description="Gaps of up to so many tokens between two spans are filled.")
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """No window is not written down: rules saved before there was one keep their hash."""
+        said: dict[str, Any] = dump(self)
+        return said if self.window else {name: value for name, value in said.items() if name != "window"}
 
 
 @dataclass
@@ -122,7 +132,24 @@ def labelling(
             score[where] += vote.astype(np.int32) * function.weight
         if i % 1000 == 0:
             yield Progress(i, len(store.keys), "documents")
-    return Labels(grow(score >= config.k, growable, vetoed, store.doc_indptr, config), errors)
+    return Labels(grow(seeds_of(score, store.doc_indptr, config), growable, vetoed, store.doc_indptr, config), errors)
+
+
+def seeds_of(score: NDArray[np.integer[Any]], doc_indptr: Indices, config: RuleConfig) -> Mask:
+    """Where the votes reach `k`."""
+    return in_window(score, doc_indptr, config.window) >= config.k
+
+
+def in_window(score: NDArray[Any], doc_indptr: Indices, window: int) -> NDArray[Any]:
+    """The votes within `window` tokens to either side, scaled up where the document ends sooner. (tok,)"""
+    if not window:
+        return score
+    sizes = np.diff(doc_indptr)
+    at = np.arange(len(score))
+    low = np.maximum(at - window, np.repeat(doc_indptr[:-1], sizes))
+    high = np.minimum(at + window + 1, np.repeat(doc_indptr[1:], sizes))
+    sums = np.concatenate(([0], np.cumsum(score)))
+    return (sums[high] - sums[low]) * (2 * window + 1) / (high - low)
 
 
 def latent_weights(store: Store, latents: Sequence[int], functions: Sequence[Function]) -> dict[int, int]:

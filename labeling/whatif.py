@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeling.postings import Postings, thresholds
-from labeling.rule import GROWN, SEED, VETOED, Flags, Mask, RuleConfig, grow, moments
+from labeling.rule import GROWN, SEED, VETOED, Flags, Mask, RuleConfig, grow, moments, seeds_of
 from labeling.store import Store
 from labeling.votes import StoredVotes
 
@@ -68,7 +68,9 @@ def tally(
 
 def flag(store: Store, counted: Tally, config: RuleConfig) -> Flags:
     """What `labeling.rule.label` gives."""
-    return grow(counted.score >= config.k, counted.growable, counted.vetoed, store.doc_indptr, config)
+    return grow(
+        seeds_of(counted.score, store.doc_indptr, config), counted.growable, counted.vetoed, store.doc_indptr, config
+    )
 
 
 def train_families(store: Store) -> NDArray[np.int32]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labeling.rule import GROWN, Flags, RuleConfig, is_forget, moments
+from labeling.rule import GROWN, Flags, RuleConfig, in_window, is_forget, moments
 from labeling.store import Store
 from labeling.votes import StoredVotes
 
@@ -40,8 +40,9 @@ class Reason:
     """Everything behind one token's label."""
 
     flag: int
-    score: int  # votes for forget, weighted, those against taken off
+    score: float  # votes for forget, weighted, those against taken off; over the rule's window where it has one
     needed: int  # k
+    window: int  # tokens to either side whose votes count too
     voices: list[Voice]  # those that vote first, strongest first
     seed: Seed | None  # of a grown token
     filled: bool  # grown by closing a gap: nothing fires here
@@ -61,8 +62,11 @@ def explain(
     grown = flags[token] == GROWN
     return Reason(
         int(flags[token]),
-        sum(v.vote * v.weight for v in voices if not v.final),
+        _window_score(store, weights, config, votes, token)
+        if config.window
+        else sum(v.vote * v.weight for v in voices if not v.final),
         config.k,
+        config.window,
         voices,
         nearest_seed(store, flags, token) if grown else None,
         bool(grown and not voices),
@@ -81,6 +85,23 @@ def _latents(store: Store, weights: Mapping[int, int], config: RuleConfig, token
                 Voice(f"latent {latent}", "latent", int(value > threshold), weight, False, latent, value, threshold)
             )
     return out
+
+
+def _window_score(
+    store: Store, weights: Mapping[int, int], config: RuleConfig, votes: Sequence[StoredVotes], token: int
+) -> float:
+    part = store.document(int(store.doc_of_tokens(np.array([token]))[0]))
+    score = np.zeros(part.stop - part.start, np.int64)
+    mean, sd = moments(store.stats)
+    for latent, weight in weights.items():
+        tokens, values = store.latent(latent)
+        here = slice(*np.searchsorted(tokens, (part.start, part.stop)))
+        score[tokens[here][values[here] > mean[latent] + config.z * sd[latent]] - part.start] += weight
+    for vote in votes:
+        here = slice(*np.searchsorted(vote.tokens, (part.start, part.stop)))
+        said = np.maximum(vote.votes[here], 0) if vote.function.veto else vote.votes[here]
+        score[vote.tokens[here] - part.start] += said.astype(np.int64) * vote.function.weight
+    return float(in_window(score, np.array([0, len(score)]), config.window)[token - part.start])
 
 
 def _margin(voice: Voice) -> float:

@@ -118,10 +118,11 @@ def save(
     grow_above: Annotated[str, Form()] = "0",
     min_tokens: Annotated[str, Form()] = "1",
     close_gap: Annotated[str, Form()] = "0",
+    window: Annotated[str, Form()] = "0",
 ) -> Response:
     """A new version of the rule (unless it says the same as the newest) and the job that labels by it."""
     values = {"k": k, "z": z, "boundary": boundary, "grow_above": grow_above}
-    values |= {"min_tokens": min_tokens, "close_gap": close_gap}
+    values |= {"min_tokens": min_tokens, "close_gap": close_gap, "window": window}
     config, errors = _checked(values, RuleConfig.model_validate({}))
     if errors:
         return _page(request, session, settings, project, store, config, errors)

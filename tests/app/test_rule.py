@@ -107,15 +107,18 @@ def test_saving_appends_a_version_with_its_hash_and_labels(
     with sessions() as session:
         rules = session.scalars(select(Rule).order_by(Rule.version)).all()
         jobs = session.scalars(select(Job).order_by(Job.id)).all()
-    assert [rule.version for rule in rules] == [1, 2]
+    assert [rule.version for rule in rules] == [1, 2] and "window" not in rules[0].config
     assert rules[0].latents == [0, 1] and rules[0].config["k"] == 2
     assert rules[0].sha256 == rule_hash([1, 0], RuleConfig(**rules[0].config)) != rules[1].sha256
     assert [(job.kind, job.args) for job in jobs] == [
         ("label", {"rule_id": rules[0].id}),
         ("label", {"rule_id": rules[1].id}),
     ]
+    assert client.post(URL, data=CONTROLS | {"window": "4"}).status_code == 303
+    with sessions() as session:
+        assert session.scalars(select(Rule).order_by(Rule.version.desc())).first().config["window"] == 4
     page = client.get(f"{URL}?k=2").text
-    assert "against saved version 2" in page and rules[0].sha256[:10] in page
+    assert "against saved version 3" in page and rules[0].sha256[:10] in page
 
 
 def test_functions_vote_in_the_preview_once_a_job_has_cast_their_votes(

@@ -200,11 +200,11 @@ def test_the_sum_of_the_ballots_is_the_rule():
     acts = np.where(rng.random((300, 5)) < 0.2, rng.random((300, 5)) * 4, 0).astype(np.float32)
     store = MemoryStore(acts, [100] * 3, ["clinic", "sport", "clinic"])
     functions = [Family(family="sport", votes="retain", veto=True), Family(family="clinic", weight=2)]
-    for boundary in ("grow_positive", "grow_above", "seeds"):
-        config = RuleConfig(k=3, z=1, boundary=boundary, grow_above=0.5, close_gap=1, min_tokens=2)
+    for boundary, window in (("grow_positive", 0), ("grow_above", 0), ("seeds", 0), ("seeds", 3)):
+        config = RuleConfig(k=3, z=1, boundary=boundary, grow_above=0.5, close_gap=1, min_tokens=2, window=window)
         ballots = collect(store, range(5), config, functions)
         expected = label(store, range(5), config, functions).flags.tolist()
-        assert ballots.grow(ballots.score >= 3).tolist() == expected
+        assert ballots.grow(ballots.seeds()).tolist() == expected
         for number in range(7):  # leaving one out is labeling without it
             left = [n for n in range(5) if n != number]
             others = [f for i, f in enumerate(functions) if i + 5 != number]

@@ -17,13 +17,17 @@ class Splits(MemoryStore):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 3), st.sampled_from(["grow_positive", "grow_above", "seeds"]))
-def test_the_effect_of_a_candidate_is_what_labeling_with_it_changes(seed: int, k: int, boundary: str) -> None:
+@given(
+    st.integers(0, 10**6), st.integers(1, 3), st.sampled_from(["grow_positive", "grow_above", "seeds"]), st.sampled_from([0, 2])
+)  # fmt: skip
+def test_the_effect_of_a_candidate_is_what_labeling_with_it_changes(
+    seed: int, k: int, boundary: str, window: int
+) -> None:
     random = np.random.default_rng(seed)
     acts = (random.random((40, 5)) < 0.35) * random.random((40, 5))
     store = Splits(acts.astype(np.float16).astype(np.float32), [15, 0, 14, 11])
     store.doc_split[2] = "test"
-    config = RuleConfig(k=k, z=0.8, boundary=boundary, grow_above=0.2)
+    config = RuleConfig(k=k, z=0.8, boundary=boundary, grow_above=0.2, window=window)
     weights = latent_weights(store, [0, 1, 2], [])
     standing = Standing.of(store, tally(store, gather(store, [0, 1, 2]), config, weights), config)
     train = store.token_split_mask("train")

@@ -32,10 +32,12 @@ def test_a_rung_takes_the_most_that_its_budget_allows():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.integers(0, 10_000), st.sampled_from(["grow_positive", "grow_above", "seeds"]), st.integers(0, 3), st.integers(1, 3)
+    st.integers(0, 10_000), st.sampled_from(["grow_positive", "grow_above", "seeds"]), st.integers(0, 3), st.integers(1, 3),
+    st.sampled_from([0, 0, 4]),
 )  # fmt: skip
-def test_lower_cuts_only_add_tokens(seed, boundary, close_gap, min_tokens):
-    config = RuleConfig(k=2, z=1, boundary=boundary, grow_above=1.5, close_gap=close_gap, min_tokens=min_tokens)
+def test_lower_cuts_only_add_tokens(seed, boundary, close_gap, min_tokens, window):
+    parts = {"close_gap": close_gap, "min_tokens": min_tokens, "window": window}
+    config = RuleConfig(k=2, z=1, boundary=boundary, grow_above=1.5, **parts)
     veto = Family(family="sport", votes="retain", veto=bool(seed % 2))
     ballots = collect(store_of(seed), range(5), config, [veto])
     order = level(ballots)

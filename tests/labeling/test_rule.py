@@ -39,6 +39,14 @@ def test_a_seed_needs_k_latents():
     assert flags_of(acts, [3], stats=ZERO_SUM, k=3, z=0) == [0, 0, 0]
 
 
+def test_votes_in_a_window_make_a_seed_between_them_and_one_alone_makes_none():
+    acts = [[1, 1], [0, 0], [1, 0], [0, 0], [0, 0], [0, 0], [0, 0]]
+    alone = {"stats": ZERO_SUM, "z": 0, "boundary": "seeds"}
+    assert flags_of(acts, [7], k=3, window=2, **alone) == [2, 2, 2, 0, 0, 0, 0]  # 3 of 3 tokens, 3 of 4, 3 of 5, 1
+    assert flags_of(acts, [1, 6], k=3, window=2, **alone) == [2, 0, 0, 0, 0, 0, 0]  # 2 votes on 1 of 5 tokens count 10
+    assert flags_of(acts, [0, 7, 0], k=3, window=9, **alone) == [2] * 7  # 3 votes on 7 of 19 tokens
+
+
 def test_growth_covers_a_run_that_holds_a_seed_and_no_other():
     acts = [[1, 0], [1, 1], [0, 0], [1, 0], [1, 0]]
     assert flags_of(acts, [5], stats=ZERO_SUM, k=2, z=0) == [1, 2, 0, 0, 0]
@@ -190,14 +198,16 @@ def test_labels_equal_counting_votes_token_by_token(data):
         z=data.draw(st.sampled_from([0, 0.5, 1, 2])),
         boundary=data.draw(st.sampled_from(["grow_positive", "grow_above", "seeds"])),
         grow_above=data.draw(st.sampled_from([0, 1])),
+        window=data.draw(st.sampled_from([0, 0, 1, 2])),
     )
+    full = 2 * config.window + 1
     mean, sd = store.stats.mean.tolist(), store.stats.sd.tolist()
     expected = []
     for i in range(len(lengths)):
         rows = acts[store.document(i)].tolist()
-        seed = [
-            sum(0 < v > m + config.z * s for v, m, s in zip(row, mean, sd, strict=True)) >= config.k for row in rows
-        ]
+        votes = [sum(0 < v > m + config.z * s for v, m, s in zip(row, mean, sd, strict=True)) for row in rows]
+        around = [votes[max(n - config.window, 0) : n + config.window + 1] for n in range(len(rows))]
+        seed = [sum(near) * full >= config.k * len(near) for near in around]
         cut = (
             [0, 0, 0]
             if config.boundary == "grow_positive"
@@ -222,6 +232,11 @@ def test_a_rule_is_the_same_whatever_the_order_of_its_parts():
     assert first == rule_hash([1, 3], RuleConfig(), [b, a])
     assert first != rule_hash([1, 3], RuleConfig(k=3), [a, b])
     assert first != rule_hash([1], RuleConfig(), [a, b])
+    assert first != rule_hash([1, 3], RuleConfig(window=1), [a, b])
+
+
+def test_rules_of_before_there_was_a_window_keep_their_identity():
+    assert rule_hash([1, 3], RuleConfig(k=2, z=3)) == "d0d20907787b54cd8efb1a7042c713ee052e1d76254e04da33ffcc7828633c6a"
 
 
 def test_the_step_writes_labels_aligned_with_the_store(tmp_path):

@@ -23,6 +23,7 @@ rules = st.builds(
     grow_above=st.sampled_from([0.0, 0.7]),
     min_tokens=st.integers(1, 3),
     close_gap=st.integers(0, 2),
+    window=st.sampled_from([0, 0, 3]),
 )
 
 

@@ -38,6 +38,18 @@ def test_a_grown_token_names_the_nearest_seed_of_its_own_span() -> None:
     assert at_1 is not None and at_1.distance == -1
 
 
+def test_a_seed_of_a_window_counts_the_votes_around_it() -> None:
+    acts = np.array([[5, 0], [0, 0], [5, 5], [0, 0], [0, 0], [5, 0]], np.float32)
+    store, config = MemoryStore(acts, [5, 1]), RuleConfig(k=3, z=0, window=1, boundary="seeds")
+    votes = [
+        stored(Terms(terms=["x"], weight=2), [1], 1),
+        stored(Terms(terms=["y"], votes="retain", veto=True), [4], -1),
+    ]
+    scores = [explain(store, {0: 1, 1: 1}, config, votes, np.zeros(6, np.uint8), token).score for token in range(6)]
+    assert scores == [4.5, 5, 4, 2, 0, 3]  # a document's first token has two in its window, and they count for three
+    assert explain(store, {0: 1}, config, votes, np.zeros(6, np.uint8), 3).window == 1
+
+
 def test_a_veto_and_a_filled_gap_are_told_apart() -> None:
     acts = np.array([[5], [0], [5], [0], [0]], np.float32)
     store = MemoryStore(acts, [5])
