@@ -337,6 +337,9 @@ def train(
     teacher: Annotated[
         str | None, typer.Option(help="Learn from the scores of this classifier, or of a probe over all 'latents'.")
     ] = None,
+    threshold: Annotated[
+        str, typer.Option(help="Most f1 on validation, or f2: recall counts four times as much.")
+    ] = "f1",
     hard: Annotated[bool, typer.Option("--hard", help="Round probabilities to labels.")] = False,
     flip: Annotated[float, typer.Option(help="Share of training labels to turn over, to see what noise does.")] = 0.0,
     window: Annotated[int | None, typer.Option(help="Tokens per forward pass.")] = None,
@@ -359,7 +362,7 @@ def train(
         "backbone": backbone, "lr": lr, "patience": patience, "layers": numbers(layers, "--layers"), "window": window,
         "concat": concat or None, "balance": balance or None, "labels": None if labels == "token" else labels,
         "teacher": str(classifier_folder(teacher).resolve()) if teacher and teacher != LATENTS else teacher,
-        "soft": False if hard else None, "flip": flip or None, "seed": seed,
+        "threshold": None if threshold == "f1" else threshold, "soft": False if hard else None, "flip": flip or None, "seed": seed,
     }  # fmt: skip
     args: dict[str, Any] = {"label_set_id": newest, "name": name, "mode": mode, "epochs": epochs}
     args |= {key: value for key, value in given.items() if value is not None}
@@ -440,7 +443,7 @@ def classifier_folder(name: str) -> Path:
 @cli.command()
 def threshold(
     project: str,
-    by: Annotated[str, typer.Option(help="f1, fpr, budget or value.")],
+    by: Annotated[str, typer.Option(help="f1, f2, fpr, budget or value.")],
     value: Annotated[
         float | None, typer.Option(help="fpr: share of retain words; budget: share of all words; value: the threshold.")
     ] = None,

@@ -13,7 +13,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 LOW_FPR = 0.05  # partial AUROC looks no further: a filter that removes more than this of good text is not used
-WAYS = ("f1", "fpr", "budget", "value")  # how a threshold can be chosen
+BETAS = {"f1": 1.0, "f2": 2.0}  # F2 counts recall four times as much
+WAYS = (*BETAS, "fpr", "budget", "value")  # how a threshold can be chosen
 
 
 def area(forget: Floats, retain: Floats, most: float = 1.0) -> Floats:
@@ -90,10 +91,10 @@ def _spread(length: int, points: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, length - 1, min(points, length)).round().astype(np.intp))
 
 
-def best_threshold(p: Floats, y: Bools) -> float:
-    """The threshold with the most F1."""
+def best_threshold(p: Floats, y: Bools, beta: float = 1.0) -> float:
+    """The threshold with the most F1, or F-beta."""
     values, hits, flagged = _cuts(p, y)
-    return _below(values, int(np.argmax(2 * hits / (flagged + hits[-1]))))
+    return _below(values, int(np.argmax((1 + beta**2) * hits / (flagged + beta**2 * hits[-1]))))
 
 
 def threshold_for_fpr(p: Floats, y: Bools, cap: float) -> float:
@@ -124,15 +125,15 @@ def check_choice(by: str, value: float | None) -> None:
     """Raises ValueError if a threshold cannot be chosen so."""
     if by not in WAYS:
         raise ValueError(f"a threshold is chosen by {', '.join(WAYS)}, not {by!r}")
-    if by != "f1" and (value is None or not 0 < value < 1):
+    if by not in BETAS and (value is None or not 0 < value < 1):
         raise ValueError(f"give a share between 0 and 1 to choose a threshold by {by}, not {value}")
 
 
 def choose_threshold(p: Floats, y: Bools, by: str, value: float | None = None) -> float:
-    """A threshold by the most F1, a cap on the false-positive rate, a budget, or as given. Raises ValueError."""
+    """A threshold by the most F1 or F2, a cap on the false-positive rate, a budget, or as given. Raises ValueError."""
     check_choice(by, value)
-    if by == "f1" or value is None:
-        return best_threshold(p, y)
+    if by in BETAS or value is None:
+        return best_threshold(p, y, BETAS.get(by, 1.0))
     return value if by == "value" else {"fpr": threshold_for_fpr, "budget": threshold_for_budget}[by](p, y, value)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeling.artifacts import read_manifest
-from labeling.curves import best_threshold
+from labeling.curves import BETAS, best_threshold
 from labeling.documents import Document, text_sha256
 from labeling.evaluate import inside
 from labeling.events import Event, Progress
@@ -42,6 +42,7 @@ class TrainConfig:
     window: int = 256  # tokens per forward pass, special tokens included
     overlap: int = 64  # shared by neighbouring windows when predicting
     smooth: int | None = 0  # mean of p over this many tokens to either side; None: the best of 0..3 on validation
+    threshold: str = "f1"  # most F1 on validation, or f2: where labels miss more than they invent, recall is worth more
     balance: bool = False  # weigh both classes alike; shifts p up, so only where forget is very rare
     labels: str = "token"  # or the coarser label of its sentence, document or family, given to every token in it
     coarse_share: float = 0.25  # a sentence or document is forget if so large a share of its words is
@@ -84,6 +85,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.threshold not in BETAS:
+            raise ValueError(f"threshold {self.threshold!r} is not one of {', '.join(BETAS)}")
         if self.labels not in UNITS:
             raise ValueError(f"labels {self.labels!r} is not one of {', '.join(UNITS)}")
         if not (0 <= self.flip <= 0.5 and 0 < self.coarse_share <= 1):
@@ -212,17 +215,24 @@ class Validation:
     forget_words: int
 
 
-def validate(classifier: LoadedClassifier, documents: Sequence[Document], radii: Iterable[int]) -> Validation:
-    """The smoothing radius and threshold with the best F1, from one pass over the documents."""
+def validate(
+    classifier: LoadedClassifier, documents: Sequence[Document], radii: Iterable[int], beta: float = 1.0
+) -> Validation:
+    """The smoothing radius and threshold with the best F-beta, from one pass over the documents."""
     raw = LoadedClassifier(classifier.model, classifier.tokenizer, 0.5, classifier.window, classifier.overlap)
-    return agreement(list(predict(raw, documents)), documents, radii)
+    return agreement(list(predict(raw, documents)), documents, radii, beta)
 
 
-def agreement(scored: Sequence[Prediction], documents: Sequence[Document], radii: Iterable[int] = (0,)) -> Validation:
+def agreement(
+    scored: Sequence[Prediction], documents: Sequence[Document], radii: Iterable[int] = (0,), beta: float = 1.0
+) -> Validation:
     """How well scores agree with the documents' labels at the best threshold and smoothing radius."""
     starts, labels = zip(*(_word_labels(d) for d in documents), strict=True)
     y = np.concatenate(labels)
-    return max((_agreement(scored, starts, y, radius) for radius in radii), key=lambda v: v.f1)
+    found = [_agreement(scored, starts, y, radius, beta) for radius in radii]
+    return max(
+        found, key=lambda v: (1 + beta**2) * v.precision * v.recall / max(beta**2 * v.precision + v.recall, 1e-9)
+    )
 
 
 def _word_labels(document: Document) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -233,13 +243,13 @@ def _word_labels(document: Document) -> tuple[NDArray[np.int64], NDArray[np.bool
 
 
 def _agreement(
-    scored: Sequence[Prediction], starts: Sequence[NDArray[np.int64]], y: NDArray[np.bool_], radius: int
+    scored: Sequence[Prediction], starts: Sequence[NDArray[np.int64]], y: NDArray[np.bool_], radius: int, beta: float
 ) -> Validation:
     p = np.concatenate([
         Prediction(s.id, s.starts, s.ends, smoothed(s.p, radius)).carried(at, at + 1)
         for s, at in zip(scored, starts, strict=True)
     ])  # fmt: skip
-    threshold = best_threshold(p, y)
+    threshold = best_threshold(p, y, beta)
     flagged = p >= threshold
     hits = int((flagged & y).sum())
     precision, recall = hits / max(int(flagged.sum()), 1), hits / int(y.sum())

@@ -3,7 +3,7 @@
 Both modes end in the same `AutoModelForTokenClassification` folder: `probe` keeps a frozen backbone
 up to its best layer and adds a linear head; `finetune` trains every weight. The labels may be
 coarser than tokens, or a smaller classifier's scores. Threshold and smoothing are those with the
-best word-level F1 against the weak token labels of the validation split, whatever was trained on.
+best word-level F1 (or F2) against the weak token labels of the validation split, whatever was trained on.
 """
 
 import shutil
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from labeling.curves import BETAS
 from labeling.events import Artifact, Event, Metric, Progress
 from labeling.examples import (
     IGNORED,
@@ -68,7 +69,7 @@ def train(
         settings |= {"layer": layers[-1], "layers": list(layers)}
     else:
         classifier, settings["step"] = yield from finetune(classifier, windows, judge, config, work)
-    best = judge(classifier)
+    best = validate(classifier, held_out, radii, BETAS[config.threshold])
     classifier = replace(classifier, threshold=best.threshold, smooth=best.smooth)
     yield Metric("validation_f1", best.f1)
     settings |= {

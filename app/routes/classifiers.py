@@ -19,10 +19,12 @@ from app.exporting import parts_of
 from app.models import Artifact, Classifier, LabelSet, Project
 from app.pages import redirect, render
 from app.security import CurrentUser
+from labeling.curves import BETAS
 
 router = APIRouter(prefix="/projects/{slug}/classifiers")
 WAYS = {
     "f1": "the most F1",
+    "f2": "the most F2: recall counts four times as much, for labels that miss more than they invent",
     "fpr": "at most this many false positives, in percent of retain words",
     "budget": "flag at most this much, in percent of all words",
     "value": "this probability",
@@ -59,6 +61,7 @@ def _page(
         request, "classifiers/index.html", "classifiers/_form.html" if error else None, status,
         project=project, classifiers=[(row, evaluations(row.info)) for row in rows],
         label_sets=review.label_sets_of(session, project.id), modes=MODES, units=UNITS, form=form, error=error,
+        thresholds={by: WAYS[by] for by in BETAS},
         backbones=list(known(settings)), teachers=rows,
         training=[job for job in training if job.state != "done"],
         curves={job.id: jobs.curves(session, job.id) for job in training},
@@ -84,11 +87,13 @@ def train(
     backbone: Annotated[str, Form(max_length=80)] = DEFAULT,
     labels: Annotated[str, Form(max_length=20)] = "token",
     teacher: Annotated[str, Form(max_length=12)] = "",
+    threshold: Annotated[str, Form(max_length=12)] = "f1",
 ) -> Response:
     chosen = session.get(LabelSet, label_set_id)
     if chosen is None or chosen.project_id != project.id:
         raise HTTPException(404, "There is no such label set in this project.")
     form = {"name": name.strip(), "mode": mode, "backbone": backbone, "labels": labels, "teacher": teacher}
+    form["threshold"] = threshold
     teachers = {LATENTS, *(str(r.id) for r in queries.classifiers_of(session, project.id))}
     if problem := _problem(form, list(known(settings)), teachers):
         return _page(request, project, session, settings, form, problem, 422)
@@ -99,13 +104,18 @@ def train(
 
 def _chosen(form: dict[str, str]) -> dict[str, str | int]:
     """What differs from the defaults, so that the command line's job of the same work is the same job."""
-    usual = {"backbone": DEFAULT, "labels": "token", "teacher": ""}
+    usual = {"backbone": DEFAULT, "labels": "token", "teacher": "", "threshold": "f1"}
     found: dict[str, str | int] = {key: value for key, value in form.items() if usual.get(key) != value}
     return found | ({"teacher": int(form["teacher"])} if form["teacher"].isdecimal() else {})
 
 
 def _problem(form: dict[str, str], backbones: list[str], teachers: set[str]) -> str | None:
-    for key, allowed in (("mode", list(MODES)), ("backbone", backbones), ("labels", list(UNITS))):
+    for key, allowed in (
+        ("mode", list(MODES)),
+        ("backbone", backbones),
+        ("labels", list(UNITS)),
+        ("threshold", list(BETAS)),
+    ):
         if form[key] not in allowed:
             return f"{key} must be one of {', '.join(allowed)}"
     if form["teacher"] and form["teacher"] not in teachers:
@@ -175,7 +185,7 @@ def chosen_threshold(by: str, value: str) -> dict[str, float]:
     """The form's value as a share; caps and budgets are typed in percent. Raises ValueError."""
     if by not in WAYS:
         raise ValueError(f"choose by one of {', '.join(WAYS)}")
-    if by == "f1":
+    if by in BETAS:
         return {}
     try:
         share = float(value) / (1 if by == "value" else 100)

@@ -66,10 +66,10 @@ def test_training_is_queued_with_its_choices(client, sessions, classifier):
 
 def test_a_choice_of_labels_and_teacher_is_queued_with_it(client, sessions, classifier):
     data = {"label_set_id": 1, "name": "strong", "mode": "probe", "labels": "sentence", "teacher": str(classifier)}
-    assert client.post(URL, data=data).status_code == 303
+    assert client.post(URL, data=data | {"threshold": "f2"}).status_code == 303
     (job,) = jobs(sessions)
     assert job.args == {
-        "label_set_id": 1, "name": "strong", "mode": "probe", "labels": "sentence", "teacher": classifier,
+        "label_set_id": 1, "name": "strong", "mode": "probe", "labels": "sentence", "teacher": classifier, "threshold": "f2",
     }  # fmt: skip
 
 
@@ -92,6 +92,7 @@ def test_the_page_shows_the_baselines_beside_it(client, sessions, classifier):
         {"name": "ok", "labels": "letter"},
         {"name": "ok", "teacher": "77"},
         {"name": "ok", "teacher": "latent"},
+        {"name": "ok", "threshold": "f3"},
     ],
 )
 def test_a_bad_form_comes_back_as_itself(client, sessions, classifier, data):

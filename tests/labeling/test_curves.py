@@ -76,6 +76,7 @@ def test_no_lower_threshold_keeps_the_cap(seed: int, cap: float) -> None:
 
 def test_a_threshold_is_chosen_as_asked() -> None:
     assert choose_threshold(P, Y, "f1") == best_threshold(P, Y)
+    assert choose_threshold(P, Y, "f2") == best_threshold(P, Y, 2) <= best_threshold(P, Y)
     assert choose_threshold(P, Y, "budget", 0.5) == threshold_for_budget(P, Y, 0.5)
     assert choose_threshold(P, Y, "fpr", 0.5) == threshold_for_fpr(P, Y, 0.5)
     assert choose_threshold(P, Y, "value", 0.3) == 0.3
@@ -112,8 +113,10 @@ def test_the_best_threshold_lies_between_what_it_parts():
 def test_no_threshold_beats_the_best_one(items):
     p, y = np.array([p for p, _ in items]), np.array([y for _, y in items])
     if y.any():
-        best = metrics.f1_score(y, p >= best_threshold(p, y))
-        assert best == pytest.approx(max(metrics.f1_score(y, p >= t) for t in np.linspace(0, 1.1, 23)))
+        for beta in (1, 2):
+            best = metrics.fbeta_score(y, p >= best_threshold(p, y, beta), beta=beta)
+            tried = (metrics.fbeta_score(y, p >= t, beta=beta) for t in np.linspace(0, 1.1, 23))
+            assert best == pytest.approx(max(tried))
 
 
 def test_the_curve_agrees_with_scikit_learn():

@@ -74,6 +74,14 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     assert (out / "model.safetensors").read_bytes() == (finetuned[0] / "model.safetensors").read_bytes()
 
 
+def test_a_threshold_by_f2_is_never_above_the_one_by_f1(
+    config: TrainConfig, finetuned: tuple[Path, list[Event]]
+) -> None:
+    held_out = [e.document for e in LABELLED if e.split == "validation"]
+    by_f1, by_f2 = (validate(load_classifier(finetuned[0]), held_out, (0,), beta) for beta in (1, 2))
+    assert by_f2.threshold <= by_f1.threshold and by_f2.recall >= by_f1.recall
+
+
 def test_another_runs_leftovers_are_not_resumed(config: TrainConfig, tmp_path: Path) -> None:
     out = tmp_path / "classifier"
     run: Iterator[Any] = train(LABELLED, config, out, {}, onnx=False)
@@ -323,6 +331,7 @@ def test_noise_turns_over_its_share_of_labels_and_the_same_ones_each_time(config
         {"flip": 0.7},
         {"concat": True},
         {"patience": 0},
+        {"threshold": "f3"},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change: dict[str, Any]) -> None:
