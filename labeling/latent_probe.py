@@ -53,17 +53,16 @@ def teach(
     `forget` (tok,) are the rule's labels. ValueError where the train split cannot be learned from.
     """
     config, store = config or LatentProbeConfig(), Store.open(store_path)
-    fold = _folds(store, config)
-    scale = (1 / np.sqrt(np.maximum(store.stats.sd, 1e-3))).astype(np.float32)
-    weights, biases = yield from _fit(store, forget, fold, scale, config)
-    p = yield from _score(store, fold, weights * scale[:, None], biases)
-    radius, threshold, f1 = _choose(store, p, forget, fold >= 0, config.radii)
+    fold = folds_of(store, config)
+    weights, biases = yield from fit(store, forget, fold, config)
+    p = yield from scores(store, fold, weights, biases)
+    radius, threshold, f1 = choose(store, p, forget, fold >= 0, config.radii)
     yield Metric("agreement_f1", f1)
     said = {"teacher": "latents", "threshold": threshold, "smooth": radius, "agreement_f1": f1, **asdict(config)}
     yield from write_predictions(_documents(store, p, radius), out, (info or {}) | said)
 
 
-def _folds(store: Store, config: LatentProbeConfig) -> NDArray[np.int64]:
+def folds_of(store: Store, config: LatentProbeConfig) -> NDArray[np.int64]:
     """(doc,) Which probe must not see the document; -1: none learns from it."""
     train = np.flatnonzero(train_documents(store))
     order = np.random.default_rng(config.seed).permutation(train)
@@ -94,19 +93,20 @@ def _shards(store: Store) -> Iterator[tuple[int, csc_array]]:
         yield shard.first, csc_array((values, shard.tokens, shard.indptr), shape=shape)
 
 
-def _fit(
-    store: Store, forget: Mask, fold: NDArray[np.int64], scale: Floats, config: LatentProbeConfig
+def fit(
+    store: Store, forget: Mask, fold: NDArray[np.int64], config: LatentProbeConfig
 ) -> Generator[Event, None, tuple[Floats, Floats]]:
     """Logistic regression on each fold's complement: weights (d_sae, fold) and biases (fold,).
 
-    A latent is divided by the root of its SD: raw, the rare ones are silenced by the penalty;
-    standardised, they speak loudest.
+    While it is fitted, a latent is divided by the root of its SD: raw, the rare ones are silenced by
+    the penalty; standardised, they speak loudest.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     yield Progress(0, config.folds, "probes", "fit latent probes")
     sizes = np.diff(store.doc_indptr)
+    scale = (1 / np.sqrt(np.maximum(store.stats.sd, 1e-3))).astype(np.float32)
     x = activations(store, fold >= 0)
     x.data *= scale[x.indices]
     y = forget[np.repeat(fold >= 0, sizes)]
@@ -122,13 +122,13 @@ def _fit(
         with warnings.catch_warnings():  # stopping here is meant: 60 iterations and 300 agree with the rule alike
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x[rows], y[rows])
-        weights.append(model.coef_[0].astype(np.float32))
+        weights.append(model.coef_[0].astype(np.float32) * scale)
         biases.append(np.float32(model.intercept_[0]))
         yield Progress(k + 1, config.folds, "probes", "fit latent probes")
     return np.stack(weights, axis=1), np.array(biases)
 
 
-def _score(store: Store, fold: NDArray[np.int64], weights: Floats, biases: Floats) -> Generator[Event, None, Floats]:
+def scores(store: Store, fold: NDArray[np.int64], weights: Floats, biases: Floats) -> Generator[Event, None, Floats]:
     """(tok,) P(forget) by the probe that has not seen the document; by the mean of all where none has."""
     out = np.empty(store.n_tokens, np.float32)
     of_token = np.repeat(fold, np.diff(store.doc_indptr))
@@ -140,7 +140,7 @@ def _score(store: Store, fold: NDArray[np.int64], weights: Floats, biases: Float
     return out
 
 
-def _choose(store: Store, p: Floats, forget: Mask, learned: Mask, radii: Sequence[int]) -> tuple[int, float, float]:
+def choose(store: Store, p: Floats, forget: Mask, learned: Mask, radii: Sequence[int]) -> tuple[int, float, float]:
     """(radius, threshold, F1) that agree best with the rule, each document scored by a probe that has not seen it."""
     y = forget[np.repeat(learned, np.diff(store.doc_indptr))]
     best = (0, 0.5, -1.0)
