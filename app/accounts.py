@@ -19,7 +19,7 @@ TRIES, TRY_MINUTES = 10, 15
 INVITE_DAYS = 7
 TOKEN_DAYS = 90  # the longest a token may live
 SHORTEST, LONGEST = 12, 200
-RESERVED = {OWNER, "demo", "project"}  # authors of labels that are nobody's own
+RESERVED = {OWNER, "demo", "demo-a", "demo-b", "project"}  # authors of labels that are nobody's own
 
 
 class TooManyTries(Exception):

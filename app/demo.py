@@ -20,6 +20,7 @@ from app import queries
 from app.assets import fetch
 from app.demo_corpus import FAMILIES, CorpusConfig
 from app.demo_corpus import build as build_corpus
+from app.demo_review import ensure_review, load
 from app.importing import import_file
 from app.progress import console, run
 from app.references import add as add_reference
@@ -57,6 +58,7 @@ def build(settings: Settings, sessions: Sessions) -> None:
     stage("verdicts", lambda: ensure_verdicts(sessions, project_id))
     rule_id = ensure_rule(sessions, project_id)
     stage("weak labels", lambda: ensure(settings, sessions, project_id, "label", {"rule_id": rule_id}))
+    stage("review", lambda: import_review(sessions, project_id))
     for kind in ("analyse", "aggregate", "ladder", "transfer"):
         stage(kind, lambda kind=kind: ensure(settings, sessions, project_id, kind, {"rule_id": rule_id}))  # type: ignore[misc]
     with sessions.begin() as session:
@@ -139,6 +141,11 @@ def ensure_verdicts(sessions: Sessions, project_id: int) -> None:
             )
 
 
+def import_review(sessions: Sessions, project_id: int) -> None:
+    for line in ensure_review(sessions, project_id, load()):
+        console.print(f"review: {line}")
+
+
 def ensure_rule(sessions: Sessions, project_id: int) -> int:
     """The demo's first rule; later ones are the user's."""
     with sessions.begin() as session:
@@ -168,6 +175,7 @@ def report(
         ).all()
         runs = [(a.path, a.info) for a in filters][-len(TREATMENTS) :]
     print(results_table(info))
+    console.print(f"gold: {load().about}")
     for path, details in runs:
         figures = {k: v for k, v in details.items() if isinstance(v, int | float)}
         shown = ", ".join(f"{k.replace('_', ' ')} {v:,.4g}" for k, v in figures.items())

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from app import lineage, queries
 from app import models as m
 from app.db import reading
-from app.gold import gold_texts
+from app.gold import CHOOSING, gold_texts
 from app.jobs import JobView
 from app.settings import Settings
 from app.steps import Corpus, Sessions, corpus_of, located, once, register, relay, store_under
@@ -29,7 +29,7 @@ from labeling.store import Store
 
 @dataclass(frozen=True)
 class Curated:
-    """A saved rule, the store it is asked of, and what people said about the documents."""
+    """A saved rule, the store it is asked of, and what people said about train and validation documents."""
 
     latents: list[int]
     config: RuleConfig
@@ -51,7 +51,7 @@ def curated(settings: Settings, sessions: Sessions, job: JobView) -> Curated:
         if rule is None:
             raise ValueError("the project has no saved rule yet; save one first")
         store = store_under(session, rule)
-        gold = list(gold_texts(session, job.project_id))
+        gold = list(gold_texts(session, job.project_id, CHOOSING))
         return Curated(
             [int(n) for n in rule.latents], RuleConfig(**rule.config),
             [parse(located(f, settings)) for f in rule.functions], store.id, settings.data_dir / store.path, corpus, gold,

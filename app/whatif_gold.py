@@ -1,7 +1,6 @@
 """Gold as the what-if asks for it: the annotated words of a project, lined up with its store once.
 
-Only documents of train and validation: a rule is chosen by looking at these figures, and test
-stays for the evaluation of what was chosen.
+Only documents of train and validation: a rule is chosen by looking at these figures.
 """
 
 from collections import OrderedDict
@@ -10,12 +9,11 @@ from threading import Lock
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.gold import gold_texts
+from app.gold import CHOOSING, gold_texts
 from app.models import Annotation, Document
 from labeling.gold_words import GoldWords, gold_words
 from labeling.store import Store
 
-SPLITS = ("train", "validation")
 _cache: OrderedDict[tuple[Store, int, int], GoldWords] = OrderedDict()
 _lock = Lock()
 
@@ -26,7 +24,7 @@ def gold_of(session: Session, project_id: int, store: Store) -> GoldWords | None
     with _lock:
         known = _cache.get(key)
     if known is None:
-        known = gold_words(store, list(gold_texts(session, project_id, SPLITS)))
+        known = gold_words(store, list(gold_texts(session, project_id, CHOOSING)))
         with _lock:
             _cache[key] = known
             while len(_cache) > 4:

@@ -1,8 +1,9 @@
 """What each labeling function contributes: coverage, overlap, conflict (as in Snorkel), precision and
 recall on gold, groups that fire together, and what the labels would be without it.
 
-Looks at the train split alone, gold included: people choose functions by these figures. Computed
-from sparse votes, so the cost is that of the votes, not of tokens times functions.
+Looks at the train split, and for figures on gold at whichever documents the caller has gold of: people
+choose functions by these figures, so that is never the test split. Computed from sparse votes, so the
+cost is that of the votes, not of tokens times functions.
 """
 
 import json
@@ -254,6 +255,16 @@ def gold_tokens(store: Store, gold: Mapping[str, tuple[Spans, Spans]]) -> Gold:
     return out
 
 
+def with_gold(found: Analysis, annotated: Analysis) -> Analysis:
+    """An analysis with the figures on gold of another, over annotated documents."""
+    summary = replace(found.summary, gold_tokens=annotated.summary.gold_tokens, f1=annotated.summary.f1)
+    names = ("judged", "correct", "precision", "recall", "f1_without")
+    both = zip(found.reports, annotated.reports, strict=True)
+    return replace(
+        found, summary=summary, reports=[replace(r, **{n: getattr(other, n) for n in names}) for r, other in both]
+    )
+
+
 def analyse_corpus(
     store_path: Path,
     latents: Sequence[int],
@@ -264,14 +275,20 @@ def analyse_corpus(
     out: Path,
     info: dict[str, Any] | None = None,
 ) -> Iterator[Event]:
-    """The step: an artifact with `analysis.json` (summary, reports) and `alike.npy`, over train documents."""
+    """The step: an artifact with `analysis.json` (summary, reports) and `alike.npy`, over train documents.
+
+    Only the figures on gold are over the documents of `gold` instead, whichever their split.
+    """
     store = Store.open(store_path)
     train = train_documents(store)
-    ballots = (yield from cast(store, latents, config, functions, text_of)).within(train)
+    everywhere = yield from cast(store, latents, config, functions, text_of)
+    ballots = everywhere.within(train)
     names = sorted({f for f, mine in zip(store.doc_family, train, strict=True) if mine})
     families = np.array([names.index(f) for f, mine in zip(store.doc_family, train, strict=True) if mine], np.int64)
-    truth = gold_tokens(store, gold)[np.repeat(train, np.diff(store.doc_indptr))]
-    found = yield from analyse(ballots, families, truth)
+    found = yield from analyse(ballots, families)
+    annotated = np.array([key in gold for key in store.keys], dtype=bool)
+    truth = gold_tokens(store, gold)[np.repeat(annotated, np.diff(store.doc_indptr))]
+    found = with_gold(found, (yield from analyse(everywhere.within(annotated), gold=truth)))
     said = {
         "summary": vars(found.summary),
         "families": names,

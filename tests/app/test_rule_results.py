@@ -23,10 +23,10 @@ CONTROLS = {"k": "1", "z": "1", "boundary": "grow_positive", "grow_above": "0", 
 
 @pytest.fixture
 def ready(project: Project, sessions: sessionmaker[Session], settings: Settings) -> Project:
-    """Two latents and a term list, and gold on two train documents and a validation one."""
+    """Two latents and a term list, and gold on two train documents, a validation one and a test one."""
     seed(sessions, settings, project)
     accept(sessions, project, 0, 1)
-    gold = {"clinic-1": [[4, 43]], "sport-1": [], "biology-3": []}
+    gold = {"clinic-1": [[4, 43]], "sport-1": [], "biology-3": [], "clinic-4": [[0, 5]]}
     with sessions.begin() as session:
         config = {"kind": "terms", "terms": ["INR", "<i>"], "votes": "forget"}
         session.add(Function(project_id=project.id, name="terms", config=config, author="owner"))
@@ -80,6 +80,17 @@ def test_analysis(client: TestClient, saved: Project, settings: Settings, sessio
     assert client.get(f"{RULE}/analysis?version=7").status_code == 404
     client.post(RULE, data=CONTROLS | {"k": "2"})
     assert "This is about version 1; the newest rule is version 2" in client.get(f"{RULE}/analysis").text
+
+
+def test_a_rule_is_not_chosen_by_gold_of_the_test_split(
+    client: TestClient, saved: Project, settings: Settings, sessions: sessionmaker[Session]
+) -> None:
+    for page in ("analysis", "aggregators", "ladder"):
+        finish(client, settings, sessions, page)
+    with sessions() as session:
+        made = session.execute(select(Artifact.kind, Artifact.info)).tuples().all()
+    counted = {kind: info["gold"] for kind, info in made if "gold" in info}
+    assert counted == {"analysis": 3, "aggregation": 3, "ladder": 3}  # of four annotated documents
 
 
 def test_every_column_sorts_both_ways(

@@ -208,7 +208,7 @@ def test_a_reset_link_sets_a_new_password(app, client, sessions, settings):
     assert log_in(browser(app), "ann", "a brand new password").status_code == 303
 
 
-@pytest.mark.parametrize("name", ["", "owner", "a b", "../x", "demo", "x" * 81, "<script>"])
+@pytest.mark.parametrize("name", ["", "owner", "a b", "../x", "demo", "demo-a", "x" * 81, "<script>"])
 def test_names_that_would_confuse_are_refused(client, project, name):
     answer = client.post("/team/invites", data={"name": name, "role": "annotator"})
     assert answer.status_code == 422 and "<script>" not in answer.text

@@ -222,5 +222,6 @@ def test_the_step_writes_reports_over_train_documents(tmp_path):
     said = json.loads((made.path / "analysis.json").read_text())
     assert (made.kind, made.info["rule"], said["families"], said["summary"]["tokens"]) == ("analysis", 3, ["clinic"], 3)
     assert [r["name"] for r in said["reports"]] == ["latent 0", "latent 1"]
-    assert said["reports"][0]["judged"] == 2  # the test document's gold is not looked at
+    assert said["reports"][0]["judged"] == 3  # figures on gold are over annotated documents, whichever their split
+    assert (said["summary"]["gold_tokens"], said["summary"]["forget"]) == (4, 2)
     assert np.load(made.path / "alike.npy").shape == (2, 2)
