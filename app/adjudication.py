@@ -14,7 +14,7 @@ from app.gold import PROJECT, is_newest
 from app.models import Annotation, Assignment, Document, Family
 from app.review_queries import StaleVersion, newest_annotation
 from app.roles import Viewer
-from labeling.agreement import Agreement, Double, Segment, agree, by_family, consensus, segments
+from labeling.agreement import Agreement, Double, Segment, agree, by_family, consensus, intersect, segments
 from labeling.tokens import Spans, merge
 
 CONTEXT = 160  # characters shown around what is disputed
@@ -28,7 +28,11 @@ class Read:
     family: str
     layers: dict[str, Spans]  # by member; the project's own layer is not among them
     seen: str  # changes when any of these layers does
-    adjudicated: bool
+    decided: Spans | None  # the project's own layer, once somebody has adjudicated
+
+    @property
+    def adjudicated(self) -> bool:
+        return self.decided is not None
 
     @property
     def disputed(self) -> Spans:
@@ -47,7 +51,7 @@ class Question:
     before: str
     text: str
     after: str
-    likely: bool  # most people say forget
+    ticked: bool  # as decided before, else as most people say
 
 
 def read_twice(session: Session, project_id: int, document_id: int | None = None) -> list[Read]:
@@ -71,7 +75,8 @@ def read_twice(session: Session, project_id: int, document_id: int | None = None
         layers = {r.layer: merge([(s, e) for s, e in r.spans]) for r in rows if r.layer != PROJECT}
         if len(layers) > 1:
             seen = ",".join(f"{r.layer}:{r.version}" for r in rows)
-            reads.append(Read(document, family, layers, seen, any(r.layer == PROJECT for r in rows)))
+            own = [merge([(s, e) for s, e in r.spans]) for r in rows if r.layer == PROJECT]
+            reads.append(Read(document, family, layers, seen, own[0] if own else None))
     return reads
 
 
@@ -122,10 +127,16 @@ def questions(read: Read) -> list[Question]:
     return [
         Question(
             segment, text[max(0, segment.start - CONTEXT) : segment.start], text[segment.start : segment.end],
-            text[segment.end : segment.end + CONTEXT], 2 * len(segment.voters) > len(read.layers),
+            text[segment.end : segment.end + CONTEXT], _is_ticked(read, segment),
         )
         for segment in read.segments
     ]  # fmt: skip
+
+
+def _is_ticked(read: Read, segment: Segment) -> bool:
+    if read.decided is None:
+        return 2 * len(segment.voters) > len(read.layers)
+    return bool(intersect(read.decided, [(segment.start, segment.end)]))
 
 
 def adjudicate(session: Session, read: Read, chosen: set[tuple[int, int]], version: int, author: str) -> Annotation:

@@ -251,7 +251,9 @@ def family_scores(documents: list[Document], counts: Ints, draws: Ints) -> dict[
     out = {}
     for name in sorted({d.family or "(no family)" for d in documents}):
         here = [i for i, d in enumerate(documents) if (d.family or "(no family)") == name]
-        mine, resampled = counts[here].sum(axis=0), draws[:, here] @ counts[here]
+        # A family of one document would only be drawn as itself: its interval is a point that says nothing.
+        again = here if len(here) > 1 else []
+        mine, resampled = counts[here].sum(axis=0), draws[:, again] @ counts[again]
         out[name] = FamilyScores(
             side=documents[here[0]].side,
             documents=len(here),

@@ -39,7 +39,7 @@ def index(request: Request, project: ProjectDep, session: SessionDep, viewer: Vi
         request, "agreement/index.html",
         project=project, table=adjudication.agreement_table(reads), closed=closed,
         disputed=sorted(open_ones, key=lambda r: -sum(e - s for s, e in r.disputed)),
-        adjudicated=sum(read.adjudicated for read in reads),
+        decided=[read for read in reads if read.adjudicated],
     )  # fmt: skip
 
 

@@ -157,6 +157,9 @@ def test_agreement_and_adjudication_make_gold(team, sessions, project):
         (text,) = gold_texts(session, project.id)
         assert (text.spans, text.ignore) == ([(4, 11), (12, 15)], None)
     assert team["cur"].post(url, data=form).status_code == 409  # a second tab
+    page = team["cur"].get("/projects/medicine/agreement").text
+    assert "To adjudicate" not in page and f"/documents/{team['first'].id}" in page
+    assert 'value="12-15" checked' in team["cur"].get(url).text  # as decided, though it was one against one
 
 
 def test_a_stale_or_invented_decision_is_refused(team, sessions, project):

@@ -135,6 +135,13 @@ def test_intervals_resample_documents_not_words():
     assert score([prediction(every, id_="a"), prediction([], id_="b")], documents, bootstrap=0).intervals["f1"] is None
 
 
+def test_a_family_of_one_document_has_no_interval():
+    documents = [gold([], id_=id_, family=family, side="retain") for id_, family in zip("abc", "xyy", strict=True)]
+    families = score([prediction([[0, 3]] * (id_ != "c"), id_=id_) for id_ in "abc"], documents).families
+    assert (families["x"].fpr, families["x"].intervals["fpr"]) == (1 / 6, None)
+    assert families["y"].intervals["fpr"] == (0, 1 / 6)
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     rng = np.random.default_rng(1)
     held = 0
