@@ -21,6 +21,7 @@ from app.models import (
     Document,
     LabelSet,
     Project,
+    Reference,
     Rule,
     Verdict,
     now,
@@ -98,7 +99,9 @@ def adopt(
 def restore(session: Session, project: Project, rule: Rule, author: str) -> Rule:
     """ValueError if the version's latents are another dictionary's."""
     if names_latents(rule.latents, rule.functions):
-        _same_source(rule.lineage.get("reference"), project)
+        made_under = session.get(Reference, rule.reference_id) if rule.reference_id else None
+        known = {"sae": made_under.sae, "layer": made_under.layer} if made_under else None
+        _same_source(rule.lineage.get("reference") or known, project)
     return adopt(
         session, project, rule.config, rule.latents, rule.functions, author, {"restored from version": rule.version}
     )

@@ -88,6 +88,7 @@ def diff(
         request, "versions/diff.html", project=project, old=before, new=after, rules=rules,
         sides=queries.sides_of(session, project.id), verdicts=queries.verdicts_of(session, project),
         old_name=f"version {old}", new_name=f"version {new}",
+        one_sae=before.reference_id == after.reference_id or None in (before.reference_id, after.reference_id),
         **_token_diff(session, settings, project, before, after),
     )  # fmt: skip
 

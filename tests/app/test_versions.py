@@ -162,6 +162,11 @@ def test_a_file_that_does_not_fit_is_refused_by_name(
         session.get_one(Project, two.id).reference_id = reference.id
     answer = client.post(f"{URL}/1/restore")
     assert answer.status_code == 409 and "this project uses larger" in answer.text
+    with sessions.begin() as session:  # as before rules kept a lineage
+        session.execute(update(Rule).values(lineage={}))
+        session.execute(update(Rule).where(Rule.version == 2).values(reference_id=reference.id))
+    assert client.post(f"{URL}/1/restore").status_code == 409
+    assert "of different references" in client.get(f"{URL}/diff?old=1&new=2").text
 
 
 def test_a_changed_scope_is_shown_and_scored_again_in_one_click(

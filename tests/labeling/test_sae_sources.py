@@ -4,6 +4,7 @@ Small random weights in the genuine formats, in the hub's own cache layout, offl
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ def test_a_pickled_dictionary_is_refused_with_the_reason(tmp_path: Path) -> None
         load_sae(str(dictionary(tmp_path / "trainer_0", "AutoEncoder", DICTIONARIES["AutoEncoder"], pickled=True)))
 
 
-def test_sparsify_by_its_own_formula(tmp_path: Path) -> None:
+def test_sparsify_by_its_own_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """sae-lens reads these wrongly; sparsify encodes relu((x - b_dec) @ encoder + b), the k largest of it."""
     folder = tmp_path / "sae" / "layers.12"
     folder.mkdir(parents=True)
@@ -251,7 +252,14 @@ def test_sparsify_by_its_own_formula(tmp_path: Path) -> None:
     same(loaded, topk((X - W["b_dec"]) @ W["W_enc"] + W["b_enc"]))
     torch.testing.assert_close(loaded.reconstruct(X), loaded.encode(X) @ W["W_dec"] + W["b_dec"])
     assert loaded.metadata["hook_name"] == "blocks.12.hook_resid_post"
-    assert loaded.metadata["model_name"] == "EleutherAI/pythia-160m"
+    hub.lay_out(
+        tmp_path / "hub", "EleutherAI/sae-tiny", lambda f: shutil.copytree(folder.parent, f, dirs_exist_ok=True)
+    )
+    hub.offline(monkeypatch, tmp_path / "hub")
+    fetched = load_sae("EleutherAI/sae-tiny/layers.12")
+    same(fetched, loaded.encode(X))
+    for found in (loaded, fetched):  # the model is named in the run's configuration, above
+        assert found.metadata["model_name"] == "EleutherAI/pythia-160m"
 
 
 def test_a_folder_without_an_sae_says_what_it_should_hold(tmp_path: Path) -> None:
