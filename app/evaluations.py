@@ -64,7 +64,9 @@ class Evaluation:
 
     @property
     def worst_fpr(self) -> float:
-        return max((row.fpr for row in self.families if row.fpr is not None), default=0.0)
+        """Over the retain families: elsewhere a retain word is the odd one out, and few are at stake."""
+        rates = (row.fpr for row in self.families if row.fpr is not None and row.side in ("retain", None))
+        return max(rates, default=0.0)
 
 
 def evaluations(info: dict[str, Any], details: Mapping[str, Any] | None = None) -> list[Evaluation]:
@@ -94,8 +96,9 @@ def _evaluation(name: str, text: str, table: dict[str, Any], details: Mapping[st
     )  # fmt: skip
 
 
-def _worst_first(item: tuple[str, dict[str, Any]]) -> tuple[float, str]:
-    return -(item[1].get("fpr") or 0.0), item[0]
+def _worst_first(item: tuple[str, dict[str, Any]]) -> tuple[bool, float, str]:
+    """Retain families first."""
+    return item[1].get("side") not in ("retain", None), -(item[1].get("fpr") or 0.0), item[0]
 
 
 def _family(name: str, row: dict[str, Any]) -> FamilyRow:

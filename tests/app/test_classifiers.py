@@ -44,6 +44,9 @@ def test_the_worst_retain_family_comes_first():
     (table,) = evaluations({"test": TABLE, "training": {"loss": 1}})
     assert [row.name for row in table.families] == ["sport", "biology", "clinic"]
     assert table.worst_fpr == 0.1
+    clinic = {**TABLE["families"]["clinic"], "fpr": 1.0}  # of the few retain words in forget text
+    (table,) = evaluations({"test": {**TABLE, "families": {**TABLE["families"], "clinic": clinic}}})
+    assert table.families[-1].name == "clinic" and table.worst_fpr == 0.1
     assert (table["f1"].low, table["precision"].low) == (0.5, None)
 
 
