@@ -134,6 +134,6 @@ def test_options_that_cannot_be(tokensieve: Command, made: Path, tmp_path: Path)
     assert "exported without ONNX" in refusal(
         tokensieve("predict", made, documents, "-o", tmp_path / "o", "--precision", "int8")
     )
-    assert "chosen by f1, fpr" in refusal(tokensieve("threshold", "medicine", "--by", "magic"))
+    assert "chosen by f1, f2, fpr" in refusal(tokensieve("threshold", "medicine", "--by", "magic"))
     assert "nowhere" in refusal(tokensieve("export", "nowhere", "-o", tmp_path / "exported"))
     assert {name for name in everything(tmp_path) if not name.startswith("data")} == {"notes.jsonl"}

@@ -283,6 +283,7 @@ def review(page: Page) -> None:
     expect(saved).to_have_text("Saved · version 3")
     page.keyboard.press("d")
     expect(page.locator("#state")).to_have_text("done")
+    expect(saved).to_have_text("Saved · version 4")
     page.reload()
     expect(page.locator("#state")).to_have_text("done")
     expect(saved).to_have_text("Saved · version 4")
