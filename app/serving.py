@@ -1,5 +1,6 @@
 """Run the web server, with a worker process beside it."""
 
+import gc
 import multiprocessing
 import signal
 import socket
@@ -29,6 +30,12 @@ def _work(settings: Settings) -> None:
     run_forever(settings)
 
 
+def settle() -> None:
+    """Set what the imports left aside for good: walking it in the midst of a request takes 0.2 s, on one page in ten."""
+    gc.collect()
+    gc.freeze()
+
+
 def serve(settings: Settings, worker: bool = True) -> None:
     """Serve until interrupted. In solo mode a single-use login link is printed; a team logs in by password."""
     from app.main import create_app
@@ -44,6 +51,7 @@ def serve(settings: Settings, worker: bool = True) -> None:
     sys.stderr.write(_greeting(settings))
     tls = {"ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key} if settings.tls_cert else {}
     try:
+        settle()
         uvicorn.run(
             app, host=settings.host, port=settings.port, log_level="warning", server_header=False,
             **tls,  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from app.artifacts import open_table
 from app.main import create_app
 from app.models import Artifact, Classifier, Document, Project
 from app.security import cookie_name, open_session
+from app.serving import settle
 from app.settings import Settings, settings
 
 GOAL = 0.1
@@ -60,6 +61,7 @@ def main() -> None:
         pages = pages_of(session, config, project, arguments.requests)
     client = TestClient(app, base_url=f"http://127.0.0.1:{config.port}", headers={"Sec-Fetch-Site": "same-origin"})
     client.cookies.set(cookie_name(config), token)
+    settle()  # as `serve` does
     for name, urls in pages.items():
         if not urls:
             print(f"{name:14} nothing to show")
