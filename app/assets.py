@@ -16,6 +16,7 @@ import time
 import tomllib
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -151,12 +152,12 @@ def _pip_failure(asset: Asset, said: str) -> Exception:
 
 
 def _bytes_under(folder: Path) -> int:
+    """What is there now: pip moves its files and folders as we look, and those that are gone count nothing."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:  # pip moves its files as we look
-            continue
+    for parent, _, names in os.walk(folder):  # unlike rglob, it passes over a folder that went away
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(parent) / name).stat().st_size
     return total
 
 
