@@ -50,9 +50,9 @@ class RuleConfig(BaseModel):
     min_tokens: int = Field(1, ge=1, le=1000, description="Shorter spans are dropped.")
     close_gap: int = Field(0, ge=0, le=1000, description="Gaps of up to so many tokens between two spans are filled.")
 
-    @model_serializer(mode="wrap")
+    @model_serializer(mode="wrap", when_used="json")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """No window is not written down: rules saved before there was one keep their hash."""
+        """No window is not saved: rules of before there was one keep their hash. Links and diffs name every setting."""
         said: dict[str, Any] = dump(self)
         return said if self.window else {name: value for name, value in said.items() if name != "window"}
 

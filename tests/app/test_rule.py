@@ -117,6 +117,11 @@ def test_saving_appends_a_version_with_its_hash_and_labels(
     assert client.post(URL, data=CONTROLS | {"window": "4"}).status_code == 303
     with sessions() as session:
         assert session.scalars(select(Rule).order_by(Rule.version.desc())).first().config["window"] == 4
+    assert (
+        client.get(URL).text.count("/rule?window=0&amp;") == 2
+    )  # links to the versions before name what they leave out
+    others = client.get(f"{URL}?window=0").text.split("&amp;draw=1")[0]
+    assert "window=0" in others[others.rindex("/rule?") :]
     page = client.get(f"{URL}?k=2").text
     assert "against saved version 3" in page and rules[0].sha256[:10] in page
 

@@ -38,6 +38,12 @@ def test_rules_differ_by_settings_latents_and_functions():
     assert diff_rules(({"k": 2}, [1], [a]), ({"k": 2}, [1], [a])).same
 
 
+def test_a_window_that_is_not_saved_is_one_of_no_tokens():
+    without, within = ({"k": 2}, [1], []), ({"k": 2, "window": 15}, [1], [])
+    assert diff_rules(without, within).settings == [("window", 0, 15)]
+    assert diff_rules(within, without).settings == [("window", 15, 0)]
+
+
 def test_tokens_differ_by_family_and_document_over_train_documents(store):
     old, new = np.array([2, 1, 0, 0, 2, 2, 2], np.uint8), np.array([2, 0, 3, 1, 1, 0, 0], np.uint8)
     found = diff_tokens(store, old, new)
