@@ -14,6 +14,7 @@ import pandas as pd
 from crowdkit.aggregation import DawidSkene
 from scipy.sparse import csr_array
 
+from labeling.events import value_of
 from labeling.label_models import fit
 
 
@@ -33,12 +34,8 @@ def main() -> None:
     votes = csr_array(np.hstack([fires, np.zeros_like(fires)]).astype(float))
 
     begun = time.perf_counter()
-    steps = fit(votes, fires.mean(1), iterations=a.rounds, tolerance=0)
-    try:
-        while True:
-            next(steps)
-    except StopIteration as stop:
-        ours, model = time.perf_counter() - begun, stop.value
+    model = value_of(fit(votes, fires.mean(1), iterations=a.rounds, tolerance=0))
+    ours = time.perf_counter() - begun
     begun = time.perf_counter()
     theirs = DawidSkene(n_iter=a.rounds, tol=-np.inf).fit(answers)
     crowdkit = time.perf_counter() - begun

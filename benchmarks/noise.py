@@ -9,10 +9,8 @@ regression is fitted anew, so every rate sees the same text. Thresholds are the 
 
 import argparse
 import sys
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +27,7 @@ from app.db import reading
 from app.steps import weak_documents
 from labeling.documents import must, read
 from labeling.evaluate import best_threshold, score
-from labeling.events import Event
+from labeling.events import value_of
 from labeling.examples import Labelled, TrainConfig, labelled_windows, take
 from labeling.predict import predict
 from labeling.probe import features, labels_of, logistic, sample, set_probe
@@ -37,14 +35,6 @@ from labeling.probe import reading as cut_to
 from labeling.train import untrained
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.5)
-
-
-def drained(step: Generator[Event, None, Any]) -> Any:
-    while True:
-        try:
-            next(step)
-        except StopIteration as stop:
-            return stop.value
 
 
 def f1(flagged: np.ndarray, y: np.ndarray) -> float:
@@ -73,7 +63,7 @@ def main() -> None:
     for split, tokens in (("train", arguments.tokens), ("validation", arguments.tokens // 2)):
         chosen = take(examples, split, tokens, classifier.tokenizer)
         cut = sample(labelled_windows(chosen, classifier, config), config)
-        found[split] = drained(features(classifier, cut, config.batch_tokens, split)), labels_of(cut)
+        found[split] = value_of(features(classifier, cut, config.batch_tokens, split)), labels_of(cut)
     (x, y), (x_held_out, held_out) = found["train"], found["validation"]
     truth = held_out.numpy() >= 0.5
     print(f"{len(y):,} training tokens, {len(truth):,} validation tokens, {arguments.backbone} block {arguments.layer}")

@@ -16,9 +16,8 @@ import argparse
 import itertools
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from app.db import reading
 from app.steps import newest
 from labeling import latent_probe
 from labeling.documents import must, read
-from labeling.events import Event
+from labeling.events import value_of
 from labeling.gold_words import Agreement, agreement, gold_words
 from labeling.harvest import HarvestConfig, StoreDocument, harvest, open_reference
 from labeling.postings import gather
@@ -87,7 +86,7 @@ def main() -> None:
             pass
         held = Store.open(Path(folder) / "gold")
         words = gold_words(held, documents)
-        object.__setattr__(held, "stats", store.stats)  # thresholds are the project's, as for any other text
+        held.stats = store.stats  # thresholds are the project's, as for any other text
 
         def rules(configs: list[RuleConfig]) -> Iterator[tuple[str, Agreement]]:
             weights = latent_weights(held, latents, [])
@@ -108,20 +107,12 @@ def probe_masks(store: Store, forget: Mask, held: Store) -> Iterator[tuple[str, 
     """The latent probe's forget tokens of `held`, at the threshold and radius that its train tokens chose."""
     config = latent_probe.LatentProbeConfig()
     fold = latent_probe.folds_of(store, config)
-    weights, biases = drain(latent_probe.fit(store, forget, fold, config))
-    own = drain(latent_probe.scores(store, fold, weights, biases))
+    weights, biases = value_of(latent_probe.fit(store, forget, fold, config))
+    own = value_of(latent_probe.scores(store, fold, weights, biases))
     radius, threshold, _ = latent_probe.choose(store, own, forget, fold >= 0, config.radii)
-    p = drain(latent_probe.scores(held, np.full(len(held.keys), -1), weights, biases))
+    p = value_of(latent_probe.scores(held, np.full(len(held.keys), -1), weights, biases))
     smooth = np.concatenate([smoothed(p[held.document(i)], radius) for i in range(len(held.keys))])
     yield f"radius {radius}, threshold {threshold:.3f}", smooth >= threshold
-
-
-def drain(steps: Generator[Event, None, Any]) -> Any:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
 
 
 def report(kind: str, tried: list[tuple[str, Agreement]], caps: dict[str, float]) -> None:

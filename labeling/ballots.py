@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from labeling.events import Event, Progress
+from labeling.events import Event, Progress, value_of
 from labeling.functions import ABSTAIN, FORGET, RETAIN, Function, Latent
 from labeling.rule import Flags, Mask, RuleConfig, TextOf, function_votes, grow, latent_weights, moments, seeds_of
 from labeling.store import Stats, Store
@@ -147,10 +147,4 @@ def collect(
     stats: Stats | None = None,
 ) -> Ballots:
     """`cast`, without its progress."""
-    steps = cast(store, latents, config, functions, text_of, stats)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            ballots: Ballots = stop.value
-            return ballots
+    return value_of(cast(store, latents, config, functions, text_of, stats))

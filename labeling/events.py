@@ -1,8 +1,11 @@
 """What a step yields. The command line draws these as bars, the worker stores them as rows."""
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,13 @@ class Artifact:
 
 
 Event = Progress | Metric | Artifact
+
+
+def value_of(steps: Generator[Any, None, T]) -> T:
+    """What a step returns, run to its end with nobody watching."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from labeling.artifacts import sha256_json, staged
-from labeling.events import Artifact, Event, Progress
+from labeling.events import Artifact, Event, Progress, value_of
 from labeling.functions import Function, Latent, Votes
 from labeling.store import Stats, Store
 from labeling.tokens import Spans, to_spans
@@ -89,12 +89,7 @@ def label(
     stats: Stats | None = None,
 ) -> Labels:
     """Label every token of the store. `stats` are the training store's when this is another text's store."""
-    steps = labelling(store, latents, config, functions, text_of, stats)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+    return value_of(labelling(store, latents, config, functions, text_of, stats))
 
 
 def labelling(

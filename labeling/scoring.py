@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from labeling.artifacts import write_json
 from labeling.documents import Document, Rejection
-from labeling.events import Event, Progress
+from labeling.events import Event, Progress, value_of
 from labeling.predict import LoadedClassifier, covering, load_classifier, predict
 from labeling.tokens import tokenize
 
@@ -73,12 +73,7 @@ class Scorer:
 
     def score_whole(self, shard: Shard, folder: Path) -> int:
         """`score` in one call, as an actor is called."""
-        run = self.score(shard, folder)
-        while True:
-            try:
-                next(run)
-            except StopIteration as end:
-                return int(end.value)
+        return value_of(self.score(shard, folder))
 
 
 def tokens_in(folder: Path, shard: str) -> int | None:

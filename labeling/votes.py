@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeling.artifacts import staged, verify
-from labeling.events import Artifact, Event, Progress
+from labeling.events import Artifact, Event, Progress, value_of
 from labeling.functions import ABSTAIN, Function, parse
 from labeling.limited import limited
 from labeling.store import Store
@@ -34,12 +34,7 @@ class StoredVotes:
 
 def cast(store: Store, function: Function, text_of: Callable[[str], str]) -> StoredVotes:
     """A function's votes on every document, without keeping them."""
-    steps = casting(store, function, text_of)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+    return value_of(casting(store, function, text_of))
 
 
 def casting(store: Store, function: Function, text_of: Callable[[str], str]) -> Generator[Progress, None, StoredVotes]:

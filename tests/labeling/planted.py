@@ -82,12 +82,3 @@ def ballots_of(rows, lengths=None, kinds=(), vetoes=(), **config):
         RuleConfig(boundary="seeds", **config), functions, np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
         counted.sum(0, dtype=np.int32), np.zeros(n, np.float32), np.zeros(n, np.uint16), vetoed, {},
     )  # fmt: skip
-
-
-def finished(steps):
-    """What a step's generator returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value

@@ -13,20 +13,21 @@ from hypothesis import strategies as st
 
 from labeling.analysis import analyse, analyse_corpus, by_family, gold_tokens
 from labeling.ballots import collect
+from labeling.events import value_of
 from labeling.functions import Family, Terms
 from labeling.rule import RuleConfig, label
-from tests.labeling.planted import MemoryStore, ballots_of, disk_store, finished
+from tests.labeling.planted import MemoryStore, ballots_of, disk_store
 
 SNORKEL = Path(__file__).parents[2] / ".snorkel"
 
 
 def reports(rows, gold=None, **config):
-    return finished(analyse(ballots_of(rows, **config), gold=gold)).reports
+    return value_of(analyse(ballots_of(rows, **config), gold=gold)).reports
 
 
 def test_figures_by_hand():
     rows = [[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, -1, 0, -1]]
-    found = finished(analyse(ballots_of(rows, k=1), gold=np.array([1, 0, 1, -1, 0], dtype=np.int8)))
+    found = value_of(analyse(ballots_of(rows, k=1), gold=np.array([1, 0, 1, -1, 0], dtype=np.int8)))
     a, b, c = found.reports
     assert (a.side, a.coverage, a.overlap, a.conflict) == ("forget", 3 / 5, 2 / 5, 1 / 5)
     assert (b.side, b.coverage, b.overlap, b.conflict) == ("forget", 3 / 5, 2 / 5, 1 / 5)
@@ -124,7 +125,7 @@ def snorkel_says(matrix, gold):
 
 
 def agrees(matrix, gold, snorkel):
-    found = finished(analyse(ballots_of(matrix), gold=gold.astype(np.int8)))
+    found = value_of(analyse(ballots_of(matrix), gold=gold.astype(np.int8)))
     sides = {"forget": [1], "retain": [0], "both": [0, 1], "none": []}
     assert [sides[r.side] for r in found.reports] == snorkel["polarity"]
     assert [r.coverage for r in found.reports] == pytest.approx(snorkel["Coverage"])
@@ -187,7 +188,7 @@ def test_latents_and_other_functions_stand_side_by_side():
     gold = gold_tokens(store, {"d0": ([(0, 1)], [(4, 5)])})
     assert gold.tolist() == [1, 0, -1, -1]
     ballots = collect(store, [0, 1], RuleConfig(z=1), functions, text)
-    found = finished(analyse(ballots, gold=gold)).reports
+    found = value_of(analyse(ballots, gold=gold)).reports
     assert [r.name for r in found] == ["latent 0", "latent 1", "terms a, b", "family sport"]
     assert [r.coverage for r in found] == [0.25, 0.25, 0.5, 0.25]
     assert [r.conflict for r in found] == [0, 0.25, 0, 0.25]
@@ -209,7 +210,7 @@ def test_the_sum_of_the_ballots_is_the_rule():
             left = [n for n in range(5) if n != number]
             others = [f for i, f in enumerate(functions) if i + 5 != number]
             without = label(store, left, config, others).forget
-            report = finished(analyse(ballots)).reports[number]
+            report = value_of(analyse(ballots)).reports[number]
             was = label(store, range(5), config, functions).forget
             assert (report.lost, report.gained) == ((was & ~without).sum(), (without & ~was).sum())
 

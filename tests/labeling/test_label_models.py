@@ -7,6 +7,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from labeling.documents import Document
+from labeling.events import value_of
 from labeling.label_models import (
     AGGREGATORS,
     agreement,
@@ -18,7 +19,7 @@ from labeling.label_models import (
     vote,
 )
 from labeling.rule import RuleConfig, label
-from tests.labeling.planted import ballots_of, disk_store, finished
+from tests.labeling.planted import ballots_of, disk_store
 
 
 def test_a_majority_needs_more_forget_than_retain_votes():
@@ -46,12 +47,12 @@ def test_the_model_is_crowd_kits():
     answers = pandas.DataFrame({"task": token, "worker": function, "label": fires[token, function].astype(int)})
     theirs = crowdkit.DawidSkene(n_iter=12, tol=-np.inf).fit(answers)
     ours = ballot_matrix(ballots_of(fires.T.astype(np.int8)))
-    model = finished(fit(ours, fires.mean(1), iterations=12, tolerance=0))
+    model = value_of(fit(ours, fires.mean(1), iterations=12, tolerance=0))
     assert model.posterior(ours).max() > 0.9
     errors = theirs.errors_.to_dict()[1]
     assert model.on_forget[:8] == pytest.approx([errors[n, 1] for n in range(8)], abs=1e-9)
     assert model.prior == pytest.approx(theirs.priors_[1], abs=1e-9)
-    one_more = finished(fit(ours, fires.mean(1), iterations=11, tolerance=0))
+    one_more = value_of(fit(ours, fires.mean(1), iterations=11, tolerance=0))
     assert one_more.posterior(ours) == pytest.approx(theirs.probas_[1].sort_index().to_numpy(), abs=1e-9)
 
 
@@ -59,9 +60,9 @@ def test_silent_tokens_count_as_rows_of_nothing():
     _, _, fires = planted(3000)
     spoken = fires.any(1)
     start = fires.mean(1)
-    every = finished(fit(csr_array(np.hstack([fires, 0 * fires]).astype(float)), start, iterations=20, tolerance=0))
+    every = value_of(fit(csr_array(np.hstack([fires, 0 * fires]).astype(float)), start, iterations=20, tolerance=0))
     only = csr_array(np.hstack([fires, 0 * fires])[spoken].astype(float))
-    few = finished(fit(only, start[spoken], int((~spoken).sum()), iterations=20, tolerance=0))
+    few = value_of(fit(only, start[spoken], int((~spoken).sum()), iterations=20, tolerance=0))
     assert few.on_forget == pytest.approx(every.on_forget, abs=1e-12)
     assert few.prior == pytest.approx(every.prior, abs=1e-12)
 
@@ -69,7 +70,7 @@ def test_silent_tokens_count_as_rows_of_nothing():
 def test_planted_rates_are_recovered_without_gold():
     truth, speaks, fires = planted()
     votes = fires.T.astype(np.int8)
-    model, p = finished(fit_to_train(ballots_of(votes, lengths=[10_000, 10_000]), np.array([True, True])))
+    model, p = value_of(fit_to_train(ballots_of(votes, lengths=[10_000, 10_000]), np.array([True, True])))
     assert model.on_forget[:8] == pytest.approx(speaks[:, 0], abs=0.04)
     assert model.on_retain[:8] == pytest.approx(speaks[:, 1], abs=0.01)
     assert model.prior == pytest.approx(0.15, abs=0.01)
@@ -82,7 +83,7 @@ def test_a_retain_function_pulls_the_other_way():
     truth, _, fires = planted()
     retain = -(rng.random(len(truth)) < np.where(truth, 0.02, 0.5)).astype(np.int8)
     ballots = ballots_of(np.vstack([fires.T.astype(np.int8), retain]))
-    model, p = finished(fit_to_train(ballots, np.array([True])))
+    model, p = value_of(fit_to_train(ballots, np.array([True])))
     assert model.on_retain[-1] == pytest.approx(0.5, abs=0.02) and model.on_forget[-1] < 0.06
     assert ((p >= 0.5) == truth).mean() > 0.95
 

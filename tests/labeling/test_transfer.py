@@ -7,10 +7,11 @@ import pytest
 
 from labeling.discovery import latent_table
 from labeling.documents import Document
+from labeling.events import value_of
 from labeling.rule import RuleConfig
 from labeling.store import Store
 from labeling.transfer import NONE, Screen, select, stats_without, sums_by_family, transfer_corpus
-from tests.labeling.planted import disk_store, finished
+from tests.labeling.planted import disk_store
 
 FAMILIES = ("clinic", "pubmed", "news", "sport")
 SIDES = {"clinic": "forget", "pubmed": "forget", "news": "retain", "sport": "retain"}
@@ -37,9 +38,9 @@ def store(tmp_path) -> Store:
 
 
 def chosen(store, screen, *held):
-    sums = finished(sums_by_family(store))
+    sums = value_of(sums_by_family(store))
     folds = [(h, stats_without(store, sums, h)) for h in held]
-    return [fold.latents for fold in finished(select(store, SIDES, folds, screen))]
+    return [fold.latents for fold in value_of(select(store, SIDES, folds, screen))]
 
 
 def test_without_anything_held_out_it_is_the_ratio_screen(store):
@@ -49,7 +50,7 @@ def test_without_anything_held_out_it_is_the_ratio_screen(store):
 
 
 def test_statistics_without_a_family_are_those_of_the_others(store, tmp_path):
-    sums = finished(sums_by_family(store))
+    sums = value_of(sums_by_family(store))
     whole = stats_without(store, sums, NONE)
     assert whole.sum == pytest.approx(store.stats.sum) and whole.sumsq == pytest.approx(store.stats.sumsq)
     without = stats_without(store, sums, store.families.index("sport"))
