@@ -62,6 +62,7 @@ class Standing:
     counted: Tally
     train: Mask
     first: Mask  # (tok + 1,) begins a document
+    seed: Mask  # (tok,)
     member: Mask  # (tok,)
     run: NDArray[np.int32]  # (tok,) number of a member's run
     begins: Indices  # (run,)
@@ -80,7 +81,9 @@ class Standing:
         begins, stops = np.flatnonzero(opens), np.flatnonzero(closes) + 1
         seeded = np.zeros(len(begins), dtype=bool)
         seeded[run[np.flatnonzero(seed)]] = True
-        return cls(store, config, counted, store.token_split_mask("train"), first, member, run, begins, stops, seeded)
+        return cls(
+            store, config, counted, store.token_split_mask("train"), first, seed, member, run, begins, stops, seeded
+        )
 
     def effect(self, latent: int) -> int:
         """Train tokens that would turn forget if this latent were accepted too."""
@@ -100,13 +103,12 @@ class Standing:
     def _new_seeds(self, strong: Indices) -> Indices:
         """Train tokens that become seeds when one more vote falls on each of `strong`."""
         score = self.counted.score
-        if not self.config.window:
+        if not self.config.window:  # nothing but the token itself can turn
             return strong[score[strong] == self.config.k - 1]
         more = score.copy()
         more[strong] += 1
-        indptr = self.store.doc_indptr
-        turned = seeds_of(more, indptr, self.config) & ~seeds_of(score, indptr, self.config)
-        return np.flatnonzero(turned & self.train & ~self.counted.vetoed)
+        now = seeds_of(more, self.store.doc_indptr, self.config) & ~self.counted.vetoed
+        return np.flatnonzero(now & ~self.seed & self.train)
 
     def _joined(self, fresh: Indices, seeds: Indices) -> int:
         """Tokens that turn forget when `fresh` tokens join the runs beside them and `seeds` become seeds."""

@@ -31,6 +31,12 @@ class StoredVotes:
     failed: int = 0
     reason: str = ""
 
+    @property
+    def score(self) -> NDArray[np.int64]:
+        """What each vote adds to its token's; a veto's retain votes are final, so they need not be counted too."""
+        said = np.maximum(self.votes, 0) if self.function.veto else self.votes
+        return said.astype(np.int64) * self.function.weight
+
 
 def cast(store: Store, function: Function, text_of: Callable[[str], str]) -> StoredVotes:
     """A function's votes on every document, without keeping them."""

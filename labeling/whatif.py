@@ -58,11 +58,9 @@ def tally(
     score = postings.score(thresholds(postings, store.stats, config.z), weights)
     vetoed = np.zeros(store.n_tokens, dtype=bool)
     for vote in votes:
-        said = vote.votes
-        if vote.function.veto:  # its retain votes are final, so they need not be counted too
-            vetoed[vote.tokens[said < 0]] = True
-            said = np.maximum(said, 0)
-        score[vote.tokens] += said.astype(np.int64) * vote.function.weight
+        if vote.function.veto:
+            vetoed[vote.tokens[vote.votes < 0]] = True
+        score[vote.tokens] += vote.score
     return Tally(score, postings.growable(config, mean, sd), vetoed)
 
 

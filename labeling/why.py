@@ -62,9 +62,7 @@ def explain(
     grown = flags[token] == GROWN
     return Reason(
         int(flags[token]),
-        _window_score(store, weights, config, votes, token)
-        if config.window
-        else sum(v.vote * v.weight for v in voices if not v.final),
+        _score(store, weights, config, votes, token),
         config.k,
         config.window,
         voices,
@@ -87,9 +85,10 @@ def _latents(store: Store, weights: Mapping[int, int], config: RuleConfig, token
     return out
 
 
-def _window_score(
+def _score(
     store: Store, weights: Mapping[int, int], config: RuleConfig, votes: Sequence[StoredVotes], token: int
 ) -> float:
+    """The votes that count on a token, as the rule counts them, of its document alone."""
     part = store.document(int(store.doc_of_tokens(np.array([token]))[0]))
     score = np.zeros(part.stop - part.start, np.int64)
     mean, sd = moments(store.stats)
@@ -99,8 +98,7 @@ def _window_score(
         score[tokens[here][values[here] > mean[latent] + config.z * sd[latent]] - part.start] += weight
     for vote in votes:
         here = slice(*np.searchsorted(vote.tokens, (part.start, part.stop)))
-        said = np.maximum(vote.votes[here], 0) if vote.function.veto else vote.votes[here]
-        score[vote.tokens[here] - part.start] += said.astype(np.int64) * vote.function.weight
+        score[vote.tokens[here] - part.start] += vote.score[here]
     return float(in_window(score, np.array([0, len(score)]), config.window)[token - part.start])
 
 
