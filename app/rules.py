@@ -41,7 +41,7 @@ def predict_with_rule(
     """
     from labeling.functions import parse
     from labeling.harvest import HarvestConfig, StoreDocument, harvest, open_reference
-    from labeling.predictions import Prediction
+    from labeling.predictions import in_store
     from labeling.rule import RuleConfig, is_forget, label
     from labeling.store import Store
 
@@ -67,9 +67,8 @@ def predict_with_rule(
         beside = out.with_name(f".{out.name}.tmp")
         with beside.open("w", encoding="utf-8") as file:
             for document in documents:
-                where = store.document(store.index_of(text_sha256(document.text)))
-                found = Prediction(document.id, store.starts[where], store.ends[where], forget[where].astype("float32"))
-                file.write(json.dumps(found.to_json(0.5)) + "\n")
+                found = in_store(store, store.index_of(text_sha256(document.text)), forget)
+                file.write(json.dumps(found.to_json(0.5) | {"id": document.id}) + "\n")
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, out)

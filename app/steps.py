@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker, undefer
 
 from app import details, gold_import, queries
 from app import models as m
+from app.artifacts import open_labels, open_store
 from app.db import reading
 from app.gold import gold_texts
 from app.importing import import_file
@@ -249,15 +250,12 @@ def located(function: dict[str, Any], settings: Settings) -> dict[str, Any]:
 
 def weak_documents(settings: Settings, sessions: Sessions, label_set_id: int) -> list[tuple[Document, str]]:
     """(document with its weak labels as spans, split) for every document of a label set."""
-    import numpy as np
-
     from labeling.rule import spans_of
-    from labeling.store import Store
 
     with reading(sessions) as session:
         labels = session.get_one(m.LabelSet, label_set_id)
-        store = Store.open(settings.data_dir / session.get_one(m.Artifact, labels.store_id).path)
-        flags = np.load(settings.data_dir / session.get_one(m.Artifact, labels.artifact_id).path / "labels.npy")
+        store = open_store(settings, session.get_one(m.Artifact, labels.store_id))
+        flags = open_labels(settings, session.get_one(m.Artifact, labels.artifact_id))
         rows = {d.key: d for d in project_documents(session, labels.project_id)}
         out = []
         for i, key in enumerate(store.keys):

@@ -1,7 +1,7 @@
 """What a job's arguments mean to `labeling.train`: its settings, its teacher, and labels that are probabilities."""
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,13 @@ import numpy as np
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import models as m
+from app.artifacts import folder_of, open_labels, open_store
 from app.backbones import located
 from app.db import reading
 from app.settings import Settings
 from labeling.events import Event
 from labeling.examples import Labelled, TrainConfig
-from labeling.predictions import Prediction
-from labeling.store import Store
+from labeling.predictions import in_store
 
 
 def config_of(settings: Settings, sessions: sessionmaker[Session], args: dict[str, Any]) -> TrainConfig:
@@ -38,11 +38,11 @@ def latent_teacher(
     from labeling.rule import is_forget
 
     with reading(sessions) as session:
-        labels = session.get_one(m.LabelSet, label_set_id)
-        folder = settings.data_dir / session.get_one(m.Artifact, labels.artifact_id).path
-        store_path = settings.data_dir / session.get_one(m.Artifact, labels.store_id).path
-        lineage = {"label_set_id": label_set_id, "labels_sha256": labels.info.get("sha256")}
-    yield from teach(store_path, is_forget(np.load(folder / "labels.npy")), out, info=lineage)
+        row = session.get_one(m.LabelSet, label_set_id)
+        labels, store = (session.get_one(m.Artifact, id_) for id_ in (row.artifact_id, row.store_id))
+        lineage = {"label_set_id": label_set_id, "labels_sha256": row.info.get("sha256")}
+    forget = is_forget(open_labels(settings, labels))
+    yield from teach(folder_of(settings, store), forget, out, info=lineage)
 
 
 def with_probabilities(
@@ -50,17 +50,10 @@ def with_probabilities(
 ) -> list[Labelled]:
     """The same examples with P(forget) of each token, where the label set holds it (`p.npy`, NaN: all abstained)."""
     with reading(sessions) as session:
-        labels = session.get_one(m.LabelSet, label_set_id)
-        folder = settings.data_dir / session.get_one(m.Artifact, labels.artifact_id).path
-        store_path = settings.data_dir / session.get_one(m.Artifact, labels.store_id).path
-    if not (folder / "p.npy").exists():
+        row = session.get_one(m.LabelSet, label_set_id)
+        labels, held = (session.get_one(m.Artifact, id_) for id_ in (row.artifact_id, row.store_id))
+    file = folder_of(settings, labels) / "p.npy"
+    if not file.exists():
         return examples
-    store, p = Store.open(store_path), np.load(folder / "p.npy", mmap_mode="r", allow_pickle=False)
-    out = []
-    for example in examples:
-        where = store.document(store.index_of(example.document.id))
-        soft = Prediction(
-            example.document.id, np.array(store.starts[where]), np.array(store.ends[where]), p[where].astype(np.float32)
-        )
-        out.append(Labelled(example.document, example.split, soft))
-    return out
+    store, p = open_store(settings, held), np.load(file, mmap_mode="r", allow_pickle=False)
+    return [replace(e, soft=in_store(store, store.index_of(e.document.id), p)) for e in examples]

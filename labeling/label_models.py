@@ -28,7 +28,7 @@ from labeling.documents import Document
 from labeling.evaluate import score
 from labeling.events import Artifact, Event, Progress
 from labeling.functions import FORGET, RETAIN, Function
-from labeling.predictions import Prediction
+from labeling.predictions import in_store
 from labeling.rule import Flags, Labels, Mask, RuleConfig, TextOf, describe, is_forget
 from labeling.store import Store
 
@@ -189,11 +189,4 @@ def score_labels(store: Store, flags: Flags, gold: Sequence[Document]) -> dict[s
     if not held:
         return None
     forget = is_forget(flags)
-
-    def predictions() -> Iterator[dict[str, Any]]:
-        for document in held:
-            where = store.document(store.index_of(document.id))
-            p = forget[where].astype(np.float32)
-            yield Prediction(document.id, store.starts[where], store.ends[where], p).to_json(0.5)
-
-    return score(predictions(), held).to_json()
+    return score((in_store(store, store.index_of(d.id), forget).to_json(0.5) for d in held), held).to_json()

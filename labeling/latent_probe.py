@@ -10,7 +10,7 @@ Only train documents are learned from, and none is scored by a probe that has se
 
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from labeling.ballots import train_documents
 from labeling.curves import best_threshold
 from labeling.events import Event, Metric, Progress
 from labeling.predict import smoothed
-from labeling.predictions import Prediction, write_predictions
+from labeling.predictions import in_store, write_predictions
 from labeling.rule import Mask
 from labeling.store import Store
 
@@ -59,7 +59,8 @@ def teach(
     radius, threshold, f1 = choose(store, p, forget, fold >= 0, config.radii)
     yield Metric("agreement_f1", f1)
     said = {"teacher": "latents", "threshold": threshold, "smooth": radius, "agreement_f1": f1, **asdict(config)}
-    yield from write_predictions(_documents(store, p, radius), out, (info or {}) | said)
+    found = (in_store(store, i, p) for i in range(len(store.keys)))
+    yield from write_predictions((replace(d, p=smoothed(d.p, radius)) for d in found), out, (info or {}) | said)
 
 
 def folds_of(store: Store, config: LatentProbeConfig) -> NDArray[np.int64]:
@@ -152,11 +153,3 @@ def choose(store: Store, p: Floats, forget: Mask, learned: Mask, radii: Sequence
         if f1 > best[2]:
             best = radius, threshold, f1
     return best
-
-
-def _documents(store: Store, p: Floats, radius: int) -> Iterator[Prediction]:
-    for i, key in enumerate(store.keys):
-        where = store.document(i)
-        yield Prediction(
-            key, np.asarray(store.starts[where]), np.asarray(store.ends[where]), smoothed(p[where], radius)
-        )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from labeling.artifacts import read_manifest, staged
 from labeling.events import Artifact, Event, Progress
+from labeling.store import Store
 from labeling.tokens import Spans, to_spans
 
 
@@ -49,6 +50,13 @@ class Prediction:
         """
         pieces = _with_gaps(self.starts, self.ends, self.p)
         return _highest(*pieces, starts, ends)
+
+
+def in_store(store: Store, i: int, p: NDArray[Any]) -> Prediction:
+    """Document `i` of a store with its part of `p` (tok,), which has a number for each of the store's tokens."""
+    where = store.document(i)
+    starts, ends = np.array(store.starts[where]), np.array(store.ends[where])
+    return Prediction(store.keys[i], starts, ends, p[where].astype(np.float32))
 
 
 def _with_gaps(
