@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import models as m
+from app import queries
 from app.cli_accounts import cli as account_cli
 from app.cli_classifiers import baselines, bilm_cli
 from app.db import migrate, reading, session_factory
@@ -353,9 +354,7 @@ def train(
     config, sessions = opened()
     with reading(sessions) as session:
         project_id = find_project(session, project).id
-        newest = session.scalar(
-            select(m.LabelSet.id).where(m.LabelSet.project_id == project_id).order_by(m.LabelSet.id.desc()).limit(1)
-        )
+        newest = queries.newest_label_set(session, project_id)
     if newest is None:
         raise ValueError(f"project {project!r} has no weak labels yet; run `tokensieve label {project}` first")
     given: dict[str, Any] = {
@@ -364,7 +363,7 @@ def train(
         "teacher": str(classifier_folder(teacher).resolve()) if teacher and teacher != LATENTS else teacher,
         "threshold": None if threshold == "f1" else threshold, "soft": False if hard else None, "flip": flip or None, "seed": seed,
     }  # fmt: skip
-    args: dict[str, Any] = {"label_set_id": newest, "name": name, "mode": mode, "epochs": epochs}
+    args: dict[str, Any] = {"label_set_id": newest.id, "name": name, "mode": mode, "epochs": epochs}
     args |= {key: value for key, value in given.items() if value is not None}
     run_job(config, sessions, "train", project_id, args, AUTHOR)
     with reading(sessions) as session:  # the step has evaluated it already

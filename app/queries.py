@@ -54,6 +54,11 @@ class Page(Generic[T]):
         return min(self.number * self.size, self.total)
 
 
+def nearest_page(asked: int, total: int, size: int) -> int:
+    """The page that was asked for, or the nearest there is."""
+    return min(max(asked, 1), max(1, -(-total // size)))
+
+
 # Projects
 
 
@@ -194,7 +199,7 @@ def documents_page(
     if split:
         where.append(Document.split == split)
     total = session.scalar(select(func.count()).select_from(Document).where(*where)) or 0
-    number = min(max(page, 1), max(1, -(-total // size)))
+    number = nearest_page(page, total, size)
     query = select(Document).where(*where).order_by(Document.id).offset((number - 1) * size).limit(size)
     rows = session.scalars(query.options(undefer(Document.text))).all()
     return Page(list(rows), number, size, total)
@@ -239,7 +244,7 @@ def issues_page(session: Session, import_id: int, page: int = 1, size: int = 100
     """The rows of one import that were left out, in file order."""
     where = ImportIssue.import_id == import_id
     total = session.scalar(select(func.count()).select_from(ImportIssue).where(where)) or 0
-    number = min(max(page, 1), max(1, -(-total // size)))
+    number = nearest_page(page, total, size)
     query = select(ImportIssue).where(where).order_by(ImportIssue.row, ImportIssue.id)
     return Page(list(session.scalars(query.offset((number - 1) * size).limit(size))), number, size, total)
 

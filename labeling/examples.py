@@ -47,9 +47,7 @@ class TrainConfig:
     labels: str = "token"  # or the coarser label of its sentence, document or family, given to every token in it
     coarse_share: float = 0.25  # a sentence or document is forget if so large a share of its words is
     soft: bool = True  # learn probabilities where the labels or the teacher give them; False: round them
-    teacher: str | None = (
-        None  # a classifier, or predictions, whose scores replace the training labels (weak-to-strong)
-    )
+    teacher: str | None = None  # a classifier or predictions: their scores replace the training labels (weak-to-strong)
     flip: float = 0.0  # share of training labels turned over at random, to see what noise does
     max_tokens: int | None = None  # of the train split, whole documents in hash order
     validation_tokens: int = 60_000

@@ -144,9 +144,13 @@ def load_model(name: str, auto_class: Any = None, dtype: torch.dtype = torch.flo
             auto = auto_class or (AutoModelForCausalLM if is_causal(config) else AutoModel)
         model = auto.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{name}: cannot be loaded as a model: {first_line}") from error
+        raise ValueError(f"{name}: cannot be loaded as a model: {first_line(error)}") from error
     return model.eval(), tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without the advice that follows."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _silence_gguf_bar() -> None:
@@ -168,7 +172,7 @@ def check_fit(name: str, sae: str, hook_name: str, d_in: int) -> None:
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{name}: its configuration cannot be read: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"{name}: its configuration cannot be read: {first_line(error)}") from error
     hook = parse_hook(hook_name)
     if not 0 <= hook.layer < config.num_hidden_layers:
         raise ValueError(f"{sae} reads block {hook.layer}; {name} has blocks 0 to {config.num_hidden_layers - 1}")

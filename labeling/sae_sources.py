@@ -100,20 +100,19 @@ def sae_lens(path: Path) -> Source:
 def gemma_scope(path: Path) -> Source:
     """Gemma Scope's `params.npz`. What it was trained on is written in the path alone."""
     file = path / "params.npz"
-    config = configured(
-        "jumprelu", _shapes(file)["w_enc" if "w_enc" in _shapes(file) else "W_enc"], _hook_in_path(path),
-        apply_b_dec_to_input=False, context=1024,
-    )  # fmt: skip
+    shapes = {_upper(name): shape for name, shape in _shapes(file).items()}
+    config = configured("jumprelu", shapes["W_enc"], _hook_in_path(path), apply_b_dec_to_input=False, context=1024)
     return Source(config, lambda: {_upper(name): tensor for name, tensor in _tensors(file).items()})
 
 
 def gemma_scope_2(path: Path) -> Source:
     """Gemma Scope 2's `params.safetensors`, for Gemma 3."""
     file, about = path / "params.safetensors", _json(path / "config.json")
-    if "affine_skip_connection" in _shapes(file) or about.get("hf_hook_point_out"):
+    shapes = _shapes(file)
+    if "affine_skip_connection" in shapes or about.get("hf_hook_point_out"):
         raise ValueError(f"{path} is a transcoder, which predicts another place than it reads; give an SAE")
     hook = parse_hook(about["hf_hook_point_in"])
-    config = configured("jumprelu", _shapes(file)["w_enc"], hook, apply_b_dec_to_input=False, context=1024,
+    config = configured("jumprelu", shapes["w_enc"], hook, apply_b_dec_to_input=False, context=1024,
                         model=about.get("model_name"))  # fmt: skip
     return Source(config, lambda: {_upper(name): tensor for name, tensor in _tensors(file).items()})
 

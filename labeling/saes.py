@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from labeling.hooks import locate
-from labeling.references import Reference
+from labeling.references import Reference, first_line
 from labeling.sae_registry import Entry, find
 from labeling.sae_sources import read_folder
 
@@ -81,8 +81,7 @@ def _from_folder(path: Path, device: str) -> Any:
     try:
         return SAE.load_from_disk(path, device, "float32", converter=lambda *_, **__: (config, source.weights()))
     except (RuntimeError, KeyError, TypeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path}: its weights do not fit its configuration: {first_line}") from error
+        raise ValueError(f"{path}: its weights do not fit its configuration: {first_line(error)}") from error
 
 
 def _from_registry(entry: Entry, device: str) -> Any:
@@ -98,8 +97,7 @@ def _from_registry(entry: Entry, device: str) -> Any:
     try:
         return SAE.from_pretrained(entry.release, entry.sae_id, device=device, dtype="float32")
     except OSError as error:  # the hub's errors are, whether it cannot be reached or lacks the file
-        first_line = str(error).strip().splitlines()[0]
-        raise ValueError(f"{entry.source}: cannot be fetched from {entry.repo}: {first_line}") from error
+        raise ValueError(f"{entry.source}: cannot be fetched from {entry.repo}: {first_line(error)}") from error
 
 
 def hub_folder(source: str) -> Path:
@@ -114,9 +112,8 @@ def hub_folder(source: str) -> Path:
     try:
         root = Path(snapshot_download(f"{owner}/{repository}", allow_patterns=wanted))
     except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"{source}: neither in sae-lens's registry nor a repository that can be fetched: {first_line}"
+            f"{source}: neither in sae-lens's registry nor a repository that can be fetched: {first_line(error)}"
         ) from error
     if not (root / inside).is_dir():
         raise ValueError(f"{source}: the repository has no folder {inside} with .json, .safetensors or .npz files")

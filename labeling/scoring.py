@@ -19,6 +19,7 @@ from labeling.artifacts import write_json
 from labeling.documents import Document, Rejection
 from labeling.events import Event, Progress, value_of
 from labeling.predict import LoadedClassifier, covering, load_classifier, predict
+from labeling.references import first_line
 from labeling.tokens import tokenize
 
 ENGINES = ("local", "ray")
@@ -42,7 +43,7 @@ def load_tokenizer(name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{name}: cannot be loaded as a tokenizer ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{name}: cannot be loaded as a tokenizer ({first_line(error)})") from None
 
 
 class Scorer:

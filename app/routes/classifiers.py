@@ -92,8 +92,8 @@ def train(
     chosen = session.get(LabelSet, label_set_id)
     if chosen is None or chosen.project_id != project.id:
         raise HTTPException(404, "There is no such label set in this project.")
-    form = {"name": name.strip(), "mode": mode, "backbone": backbone, "labels": labels, "teacher": teacher}
-    form["threshold"] = threshold
+    form = {"name": name.strip(), "mode": mode, "backbone": backbone, "labels": labels, "teacher": teacher,
+            "threshold": threshold}  # fmt: skip
     teachers = {LATENTS, *(str(r.id) for r in queries.classifiers_of(session, project.id))}
     if problem := _problem(form, list(known(settings)), teachers):
         return _page(request, project, session, settings, form, problem, 422)
@@ -110,12 +110,8 @@ def _chosen(form: dict[str, str]) -> dict[str, str | int]:
 
 
 def _problem(form: dict[str, str], backbones: list[str], teachers: set[str]) -> str | None:
-    for key, allowed in (
-        ("mode", list(MODES)),
-        ("backbone", backbones),
-        ("labels", list(UNITS)),
-        ("threshold", list(BETAS)),
-    ):
+    known_values = {"mode": list(MODES), "backbone": backbones, "labels": list(UNITS), "threshold": list(BETAS)}
+    for key, allowed in known_values.items():
         if form[key] not in allowed:
             return f"{key} must be one of {', '.join(allowed)}"
     if form["teacher"] and form["teacher"] not in teachers:

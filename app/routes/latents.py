@@ -45,7 +45,7 @@ def _list_context(session: Session, project: Project, table: LatentTable | None,
         return {"project": project, "query": query, "page": None, "jobs": [job_context(session, job) for job in newest]}
     verdicts, explanations = queries.verdicts_of(session, project), queries.explanations_of(session, project)
     ids = candidates.order(table, query, verdicts, explanations)
-    number = min(query.page, max(1, -(-len(ids) // PAGE)))
+    number = queries.nearest_page(query.page, len(ids), PAGE)
     shown = ids[(number - 1) * PAGE : number * PAGE]
     return {
         "project": project,

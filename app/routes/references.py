@@ -118,7 +118,7 @@ def registry(
 ) -> Response:
     """sae-lens's registry, read without sae-lens; `every` also shows what cannot be used here, and why."""
     entries = search(q, usable=not every)
-    number = min(page, max(1, -(-len(entries) // SHOWN)))
+    number = queries.nearest_page(page, len(entries), SHOWN)
     rows = Page(entries[(number - 1) * SHOWN : number * SHOWN], number, SHOWN, len(entries))
     return render(request, "references/registry.html", "references/_registry.html", page=rows, q=q, every=every)
 
