@@ -103,8 +103,48 @@ class CausalLM(nn.Module):
 
     def loss(self, ids: Int[Tensor, "batch pos"], targets: Int[Tensor, "batch pos"]) -> Tensor:
         """Mean nats per token."""
-        logits = F.linear(self.states(ids)[-1], self.embed.weight).float()
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return CrossEntropy.apply(self.states(ids)[-1].flatten(0, 1), self.embed.weight, targets.flatten())  # type: ignore[no-any-return,no-untyped-call]
+
+
+class CrossEntropy(torch.autograd.Function):
+    """Mean of `F.cross_entropy(F.linear(states, weight), targets)`, a stretch of tokens at a time.
+
+    A vocabulary's logits for a whole batch, their softmax and its gradient are most of the memory a
+    small model moves. A stretch's fit in the cache, and its gradients are worked out while they do.
+    """
+
+    STRETCH = 256  # tokens
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Float[Tensor, "tok d"], weight: Float[Tensor, "piece d"], targets: Int[Tensor, " tok"]
+    ) -> Tensor:
+        kind = states.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+        total = states.new_zeros((), dtype=torch.float32)
+        with torch.autocast(kind, enabled=False):
+            low, states = weight.to(dtype), states.to(dtype)
+            d_states, d_weight = torch.empty_like(states), torch.zeros_like(weight)
+            for x, wanted, d_x in zip(
+                *(part.split(CrossEntropy.STRETCH) for part in (states, targets[:, None], d_states)), strict=True
+            ):
+                log_p = F.log_softmax((x @ low.T).float(), dim=-1)
+                total -= log_p.gather(1, wanted).sum()
+                if any(ctx.needs_input_grad):
+                    slope = log_p.exp_()  # of the sum, by the logits: probabilities less one at the target
+                    slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, -1.0))
+                    slope = slope.to(dtype)
+                    torch.mm(slope, low, out=d_x)
+                    d_weight += slope.T @ x
+        ctx.save_for_backward(d_states, d_weight)
+        ctx.tokens = len(targets)
+        return total / len(targets)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Any:  # type: ignore[override]
+        d_states, d_weight = ctx.saved_tensors
+        slope = slope / ctx.tokens
+        return slope * d_states, slope * d_weight, None
 
 
 class BiLMPreTrained(PreTrainedModel):  # type: ignore[misc]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from labeling.bilm import BiLM, BiLMConfig, BiLMForTokenClassification, reversal, rotate, rotation
+from labeling.bilm import BiLM, BiLMConfig, BiLMForTokenClassification, CrossEntropy, reversal, rotate, rotation
 
 CONFIG = BiLMConfig(vocab_size=50, num_hidden_layers=2, hidden_size=16, num_attention_heads=2)
 
@@ -96,6 +96,21 @@ def test_one_layers_states_are_those_of_the_model_cut_there(model: BiLM) -> None
         shallow = BiLM(BiLMConfig(vocab_size=50, num_hidden_layers=1, hidden_size=16, num_attention_heads=2)).eval()
         shallow.load_state_dict({k: v for k, v in model.state_dict().items() if ".blocks.1." not in k})
         torch.testing.assert_close(shallow(ids).last_hidden_state, middle)
+
+
+@pytest.mark.parametrize("tokens", [1, 256, 700])
+def test_the_loss_by_stretches_is_cross_entropy_and_so_are_its_gradients(tokens: int) -> None:
+    draw = torch.Generator().manual_seed(tokens)
+    states = torch.randn(tokens, 16, generator=draw, requires_grad=True)
+    weight = torch.randn(50, 16, generator=draw, requires_grad=True)
+    targets = torch.randint(0, 50, (tokens,), generator=draw)
+    expected = torch.nn.functional.cross_entropy(states @ weight.T, targets)
+    found = CrossEntropy.apply(states, weight, targets)
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(
+        *(torch.autograd.grad(3 * loss, (states, weight)) for loss in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_a_saved_backbone_opens_as_itself_and_under_a_head(model: BiLM, tmp_path: Path) -> None:
