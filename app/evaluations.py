@@ -6,8 +6,8 @@ from typing import Any
 
 Point = tuple[float, float]
 SETS = {
-    "sealed": "against people's labels of the sealed documents, revealed once",
-    "gold": "against people's labels",
+    "sealed": "against the gold labels of the sealed documents, revealed once",
+    "gold": "against gold labels",
     "test": "against weak labels of the test split",
     "validation": "against weak labels of the validation split; the threshold was chosen here",
 }
@@ -70,7 +70,7 @@ class Evaluation:
 
 
 def evaluations(info: dict[str, Any], details: Mapping[str, Any] | None = None) -> list[Evaluation]:
-    """The stored tables of a classifier, people's labels first."""
+    """The stored tables of a classifier, gold first."""
     more = details or {}
     found = ((name, text, info.get(name)) for name, text in SETS.items())
     return [

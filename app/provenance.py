@@ -28,10 +28,18 @@ def of_classifier(session: Session, label_set_id: int, documents: Iterable[Docum
             "version": rule.version, "sha256": rule.sha256, "config": rule.config, "latents": rule.latents,
             "functions": [{"kind": f["kind"], "name": f.get("name", "")} for f in rule.functions],
         },
-        "reference": {n: getattr(reference, n) for n in ("model", "sae", "layer")} if reference else None,
+        "reference": {
+            "name": reference.name, "model": shareable(reference.model), "sae": shareable(reference.sae),
+            "layer": reference.layer,
+        } if reference else None,
         "data": data_of(documents),
         "licence": licence_of(backbone),
     }  # fmt: skip
+
+
+def shareable(source: str) -> str:
+    """A hub id as it is, of a local path its last name: an export goes to others, and where a folder lies is not theirs."""
+    return Path(source).name if Path(source).is_absolute() or Path(source).exists() else source
 
 
 def data_of(documents: Iterable[Document]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SETS = {
-    "gold": "people's labels",
+    "gold": "gold labels",
     "test": "weak labels of the test split",
     "validation": "weak labels of the validation split (the threshold was chosen here)",
 }
@@ -134,7 +134,7 @@ def _figures(settings: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         if not validation:
             return "Not measured yet at this threshold."
         rows = "\n".join(f"| {k} | {v:.4g} |" for k, v in validation.items() if isinstance(v, (int, float)))
-        return f"Per word, against held-out *weak* labels, not people's:\n\n| validation | |\n|---|---|\n{rows}"
+        return f"Per word, against held-out *weak* labels, not gold:\n\n| validation | |\n|---|---|\n{rows}"
     head = f"Per word; 95% intervals resample documents.\n\n| | {' | '.join(SETS[name] for name in metrics)} |"
     lines = [head, "|---" * (len(metrics) + 1) + "|"]
     for key, label in FIGURES.items():
