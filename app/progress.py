@@ -1,6 +1,8 @@
-"""Draw a step's events in the terminal: one bar per stage with rate and remaining time, on stderr."""
+"""Show a step's events on stderr: a bar per stage with rate and remaining time, or lines where no terminal is."""
 
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -10,6 +12,7 @@ from rich.text import Text
 from labeling.events import Artifact, Event, Metric, Progress
 
 console = Console(stderr=True)
+EVERY = 30.0  # seconds between two lines on a stage, in a log
 
 
 class Rate(ProgressColumn):
@@ -21,7 +24,66 @@ class Rate(ProgressColumn):
 
 
 def drawn(events: Iterable[Event]) -> Iterator[Event]:
-    """Pass events through, drawing them on the way; nothing is drawn before there is progress."""
+    """Pass events through, showing them on the way; nothing is shown before there is progress."""
+    return _bars(events) if console.is_terminal else _lines(events, EVERY)
+
+
+@dataclass
+class Stage:
+    """What a log is told of one stage: its beginning, where it is now and then, its end."""
+
+    name: str
+    newest: Progress
+    started: float = field(default_factory=time.monotonic)
+    metrics: dict[str, float] = field(default_factory=dict)
+    told: float | None = None  # when its last line was written
+    behind: bool = True  # something happened since
+
+    def __post_init__(self) -> None:
+        self.first = self.newest.done
+
+    def tell(self) -> None:
+        self.told, self.behind = time.monotonic(), False
+        done, total, unit = self.newest.done, self.newest.total, self.newest.unit
+        parts = [f"{done:,}" + (f" of {total:,}" if total else "") + f" {unit}".rstrip()] if done or total else []
+        if rate := (done - self.first) / max(self.told - self.started, 1e-3):
+            parts.append(f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.2g} a second")
+            if total and done < total:
+                left = round((total - done) / rate)
+                parts.append(f"{left // 60} min {left % 60} s left")
+        parts += [f"{name} {value:.4g}" for name, value in self.metrics.items()]
+        console.print(f"{self.name}: {', '.join(parts) or 'begins'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _lines(events: Iterable[Event], every: float) -> Iterator[Event]:
+    stages: dict[str, Stage] = {}
+    stage: Stage | None = None
+    try:
+        for event in events:
+            match event:
+                case Progress():
+                    name = event.note or "working"
+                    if name not in stages:
+                        stages[name] = Stage(name, event)
+                    stage = stages[name]
+                    stage.behind |= event.done != stage.newest.done
+                    stage.newest = event
+                    over = event.done == event.total and stage.behind
+                    if stage.told is None or over or time.monotonic() - stage.told >= every:
+                        stage.tell()
+                case Metric():
+                    if stage is not None:
+                        stage.metrics[event.name] = event.value
+                case Artifact():
+                    pass
+            yield event
+    finally:
+        for stage in stages.values():
+            if stage.behind:
+                stage.tell()
+
+
+def _bars(events: Iterable[Event]) -> Iterator[Event]:
     bars = Bars(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
         TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[metrics]}"), console=console,
