@@ -65,9 +65,8 @@ def seed(sessions: sessionmaker[Session], settings: Settings, project: Project) 
         for _ in discover(store_path, sides, table_path, z=1.0, text_of=texts.__getitem__):
             pass
         for kind, path in (("store", store_path), ("discovery", table_path)):
-            session.add(
-                Artifact(project_id=project.id, kind=kind, path=path.relative_to(settings.data_dir).as_posix(), info={})
-            )
+            at, info = path.relative_to(settings.data_dir).as_posix(), {"reference_id": reference.id}
+            session.add(Artifact(project_id=project.id, kind=kind, path=at, info=info))
     return store
 
 

@@ -1,4 +1,4 @@
-"""One researcher's whole way through the workbench, in a real browser against a real server and worker.
+"""A researcher's whole way through the workbench, in a real browser against a real server and worker.
 
 Tiny random models stand in for the real ones, so the way is tested, not the quality of the labels.
 Whatever the browser complains about on the way (console, script errors, CSP) fails the test.
@@ -19,9 +19,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.models import Project
 from app.references import add
 from app.settings import Settings
-from tests.fakes import SIDES, corpus, tiny_encoder, tiny_reference, tiny_sae
+from tests.app.seeded import accept, seed
+from tests.conftest import TEXTS
+from tests.fakes import SIDES, corpus, fitted_gemma_scope, tiny_encoder, tiny_gemma2, tiny_reference, tiny_sae
 
 sync_api = pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Error, Page, expect, sync_playwright  # noqa: E402
@@ -35,6 +38,7 @@ QUIET = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 HOME = "/projects/medicine"
+EVERY_LATENT = f"{HOME}/latents?ratio=0&minimum=0"
 REPORT_CSP = """document.addEventListener("securitypolicyviolation", (event) =>
   console.error(`CSP ${event.violatedDirective}: ${event.blockedURI} ${event.sample}`))"""
 
@@ -46,11 +50,16 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def login_link(settings: Settings, sessions: sessionmaker[Session], tmp_path: Path) -> Iterator[str]:
-    """`tokensieve serve` with its worker, on a port of its own; the link it prints."""
+def tiny_models(settings: Settings, sessions: sessionmaker[Session], tmp_path: Path) -> None:
+    """The reference that the workbench starts with, and the encoder that classifiers are made of."""
     model, sae = tiny_reference(tmp_path / "model"), tiny_sae(tmp_path / "sae")
     tiny_encoder(settings.assets_dir / "minilm")
     add(sessions, "tiny", str(model), str(sae))
+
+
+@pytest.fixture
+def login_link(settings: Settings, tmp_path: Path) -> Iterator[str]:
+    """`tokensieve serve` with its worker, on a port of its own; the link it prints."""
     environment = os.environ | {
         "TOKENSIEVE_DATA_DIR": str(settings.data_dir), "TOKENSIEVE_DATABASE_URL": settings.database_url,
         "TOKENSIEVE_POLL_SECONDS": "0.1", "HF_HUB_OFFLINE": "1",
@@ -136,6 +145,7 @@ def jobs_are_done(page: Page, kinds: list[str]) -> None:
         expect(jobs.nth(i).locator(".badge").first, jobs.nth(i).inner_text()).to_have_text("done")
 
 
+@pytest.mark.usefixtures("tiny_models")
 def test_a_concept_goes_from_files_to_a_filtered_corpus(page: Page, login_link: str, tmp_path: Path) -> None:
     log_in(page, login_link)
     make_project(page)
@@ -153,6 +163,59 @@ def test_a_concept_goes_from_files_to_a_filtered_corpus(page: Page, login_link: 
     look_at_classifier(page)
     review(page)
     filter_file(page, tmp_path)
+
+
+def test_a_second_reference_reads_the_corpus_beside_the_first(
+    page: Page, login_link: str, project: Project, settings: Settings, sessions: sessionmaker[Session]
+) -> None:
+    """The first has a planted store and two verdicts; the second is added, checked and discovered by hand."""
+    seed(sessions, settings, project)
+    accept(sessions, project, 0, 1)
+    page.goto(login_link)
+    add_reference(page, settings.data_dir / "models")
+    use_reference(page, "second")
+    page.locator(f'form[action="{HOME}/discover"] button').first.click()
+    jobs_are_done(page, ["Discover", "Preflight"])
+    page.goto(EVERY_LATENT)
+    expect(page.locator("tr.latent").first).to_be_visible()
+    expect(page.locator("#latents")).to_contain_text("the SAE has 64")
+    expect(page.locator("#tally")).to_contain_text("0 accepted")
+    page.keyboard.press("j")
+    page.keyboard.press("n")
+    expect(page.locator("#tally")).to_contain_text("1 rejected")
+    use_reference(page, "planted")
+    page.goto(EVERY_LATENT)
+    expect(page.locator("#latents")).to_contain_text("the SAE has 6")
+    expect(page.locator("#tally")).to_contain_text("2 accepted 0 rejected", use_inner_text=True)
+    for latent in (0, 1):
+        expect(page.locator(f"#latent-{latent} button[aria-pressed=true]")).to_have_text("Yes")
+
+
+def add_reference(page: Page, folder: Path) -> None:
+    """A model and an SAE that was fitted to it: its checklist appears, and nothing on it fails."""
+    model = tiny_gemma2(folder / "model")
+    texts = [text for family in TEXTS.values() for text in family]
+    sae = fitted_gemma_scope(folder / "layer_2", str(model), 2, texts)
+    page.get_by_role("link", name="References", exact=True).click()
+    page.get_by_label("Name").fill("second")
+    page.get_by_label("Model").fill(str(model))
+    page.get_by_label("SAE", exact=True).fill(str(sae))
+    send(page, "Add reference")
+    expect(page.locator("article.job")).to_contain_text("added second: 64 latents at blocks.2.hook_resid_post")
+    page.reload()
+    page.get_by_role("link", name="second", exact=True).click()
+    send(page, "Check")
+    for check in ("Model", "Reconstruction", "Numbers", "L0", "BOS", "Vocabulary"):
+        row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=check, exact=True))
+        expect(row).to_contain_text(re.compile("pass|warn"))
+
+
+def use_reference(page: Page, name: str) -> None:
+    page.goto(f"{HOME}/references")
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
+    with page.expect_navigation():
+        row.get_by_role("button", name="Use").click()
+    expect(page.locator("#reference_id option[selected]")).to_have_text(name)
 
 
 def log_in(page: Page, login_link: str) -> None:
