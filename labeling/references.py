@@ -22,7 +22,10 @@ from torch import Tensor, nn
 
 from labeling.checks import check_folder
 from labeling.hooks import Hook, Kind, locate, parse_hook, width_of
+from labeling.hub import first_line, snapshot
 from labeling.tokens import Tokens, special_tokens, tokenize, windows
+
+CONFIGURATION = ["*.json", "*.txt", "*.model", "*.tiktoken"]  # a tokenizer's files included
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,29 @@ def text_config(model: Any) -> Any:
     return model.config.get_text_config()
 
 
+def checkpoint(name: str, weights: bool = True) -> Path:
+    """The folder of a model given by folder or hub id, its headers checked (RELIABILITY 12-14). Raises ValueError.
+
+    Without `weights` only the configuration is fetched. GGUF files never are, as repositories hold a dozen of
+    them for one model; one in the cache is found.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        if name.startswith((".", "/", "~")):
+            raise ValueError(f"{name}: no such folder")
+        # Weights of other libraries lie in folders, or beside the model's own as Mistral's `consolidated` do.
+        path = snapshot(name, CONFIGURATION + ["*.safetensors"] * weights, ["*/*", "consolidated*"])
+    check_folder(path)
+    if weights and not any(path.glob("*.safetensors")) and not gguf_file(path):
+        raise ValueError(f"{name}: no .safetensors or .gguf weights (pickled ones are not opened)")
+    return path
+
+
 def gguf_file(folder: Path) -> str | None:
     """Name of the one GGUF file in a folder, if that is what the folder holds."""
     files = sorted(p.name for p in folder.glob("*.gguf"))
+    if any(folder.glob("*.safetensors")):
+        return None  # the same weights, not rounded
     if len(files) > 1:
         raise ValueError(f"{folder}: {len(files)} GGUF files ({', '.join(files)}); keep one")
     return files[0] if files else None
@@ -110,7 +133,7 @@ def load_model(name: str, auto_class: Any = None, dtype: torch.dtype = torch.flo
     """(model, tokenizer) from a hub id or a folder (safetensors or one GGUF file).
 
     Without `auto_class`, a causal language model, or the bare encoder. Code from the checkpoint
-    never runs, pickled weights are refused, and a folder's headers are checked first (RELIABILITY 8).
+    never runs, pickled weights are refused, and headers are checked first (RELIABILITY 8).
     """
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging as hf_logging
@@ -120,37 +143,25 @@ def load_model(name: str, auto_class: Any = None, dtype: torch.dtype = torch.flo
     # Its own bars and load reports would tear ours apart.
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    options: dict[str, Any] = {"trust_remote_code": False}
-    path = Path(name)
-    if path.is_dir():
-        check_folder(path)
-        options["local_files_only"] = True
-        if gguf := gguf_file(path):
-            _silence_gguf_bar()
-            options["gguf_file"] = gguf
-        elif not list(path.glob("*.safetensors")):
-            raise ValueError(f"{path}: no .safetensors or .gguf weights")
-    elif name.startswith((".", "/", "~")):
-        raise ValueError(f"{name}: no such folder")
+    path = checkpoint(name)
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    if gguf := gguf_file(path):
+        _silence_gguf_bar()
+        options["gguf_file"] = gguf
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        if "gguf_file" in options:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        if gguf:
             # Packed blocks are a third of the speed of dense bf16 and cannot be hooked in place.
             options["quantization_config"] = GgufConfig(dequantize=True)
             auto = auto_class or AutoModelForCausalLM
         else:
             options["use_safetensors"] = True
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             auto = auto_class or (AutoModelForCausalLM if is_causal(config) else AutoModel)
-        model = auto.from_pretrained(name, dtype=dtype, **options)
+        model = auto.from_pretrained(path, dtype=dtype, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"{name}: cannot be loaded as a model: {first_line(error)}") from error
     return model.eval(), tokenizer
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, without the advice that follows."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _silence_gguf_bar() -> None:
@@ -165,12 +176,11 @@ def check_fit(name: str, sae: str, hook_name: str, d_in: int) -> None:
     """Refuse an SAE of another model by the model's configuration alone. Raises ValueError."""
     from transformers import AutoConfig
 
-    if Path(name).is_dir():
-        check_folder(Path(name))
-        if gguf_file(Path(name)):
-            return  # its configuration is inside the weights; loading it tells
+    path = checkpoint(name, weights=False)
+    if gguf_file(path):
+        return  # its configuration is inside the weights; loading it tells
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config()
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{name}: its configuration cannot be read: {first_line(error)}") from error
     hook = parse_hook(hook_name)

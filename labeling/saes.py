@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from labeling.checks import check_folder
 from labeling.hooks import locate
-from labeling.references import Reference, first_line
+from labeling.hub import first_line, snapshot
+from labeling.references import Reference
 from labeling.sae_registry import Entry, find
 from labeling.sae_sources import read_folder
 
@@ -66,7 +68,11 @@ def load_sae(source: str, device: str = "cpu") -> LoadedSAE:
         elif entry := find(source):
             sae, l0 = _from_registry(entry, device), entry.l0
         else:
-            sae = _from_folder(hub_folder(source), device)
+            try:
+                folder = hub_folder(source)
+            except ValueError as error:
+                raise ValueError(f"{source}: not in sae-lens's registry, and {error}") from error
+            sae = _from_folder(folder, device)
     if sae.cfg.reshape_activations == "hook_z":
         sae.turn_off_forward_pass_hook_z_reshaping()  # our hook gives the heads side by side already
     metadata = sae.cfg.metadata.to_dict() | ({"l0": l0} if l0 else {})
@@ -89,11 +95,14 @@ def _from_registry(entry: Entry, device: str) -> Any:
 
     if entry.refusal:
         raise ValueError(f"{entry.source}: {entry.refusal}")
+    folder = hub_folder(f"{entry.repo}/{entry.path}")
     if entry.loader in ("gemma_2", "gemma_3"):
         # sae-lens's own loaders take the sizes from the repository's name, or ask the network for them.
-        sae = _from_folder(hub_folder(f"{entry.repo}/{entry.path}"), device)
+        sae = _from_folder(folder, device)
         sae.cfg.metadata.model_name, sae.cfg.metadata.neuronpedia_id = entry.model, entry.neuronpedia
         return sae
+    for part in {folder, *(file.parent for file in folder.rglob("*.safetensors"))}:  # Llama Scope has `checkpoints`
+        check_folder(part)
     try:
         return SAE.from_pretrained(entry.release, entry.sae_id, device=device, dtype="float32")
     except OSError as error:  # the hub's errors are, whether it cannot be reached or lacks the file
@@ -102,21 +111,15 @@ def _from_registry(entry: Entry, device: str) -> Any:
 
 def hub_folder(source: str) -> Path:
     """`owner/repository/folder` of the hub, fetched or from the cache: configurations and safe weights only."""
-    from huggingface_hub import snapshot_download
-
     owner, repository, *folder = source.split("/")
     inside = "/".join(folder)
     at = f"{inside}/" if inside else ""
     # The run's configuration lies above the SAEs in sparsify's repositories.
-    wanted = [f"{at}*.json", f"{at}*.safetensors", f"{at}params.npz", "config.json"]
-    try:
-        root = Path(snapshot_download(f"{owner}/{repository}", allow_patterns=wanted))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{source}: neither in sae-lens's registry nor a repository that can be fetched: {first_line(error)}"
-        ) from error
+    root = snapshot(f"{owner}/{repository}", [f"{at}*.json", f"{at}*.safetensors", f"{at}params.npz", "config.json"])
     if not (root / inside).is_dir():
-        raise ValueError(f"{source}: the repository has no folder {inside} with .json, .safetensors or .npz files")
+        raise ValueError(
+            f"the hub's {owner}/{repository} has no folder {inside} with .json, .safetensors or .npz files"
+        )
     return root / inside
 
 

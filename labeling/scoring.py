@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from labeling.artifacts import write_json
 from labeling.documents import Document, Rejection
 from labeling.events import Event, Progress, value_of
+from labeling.hub import first_line
 from labeling.predict import LoadedClassifier, covering, load_classifier, predict
-from labeling.references import first_line
 from labeling.tokens import tokenize
 
 ENGINES = ("local", "ray")

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from labeling import checks
 from labeling.checks import Refused, check_folder
+from tests import fakes, hub
 
 # VmHWM, because a child's ru_maxrss begins with what its parent had when it forked.
 MEASURED = """
@@ -109,3 +110,66 @@ def test_real_folders_pass(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "params.npz", w_enc=np.random.default_rng(0).normal(size=(20, 30)))
     (tmp_path / "training_args.bin").write_bytes(b"\x80")  # beside safe weights it is left alone
     check_folder(tmp_path)
+
+
+HUB_MODELS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "pickle": ("pickled", lambda f: (f / "pytorch_model.bin").write_bytes(pickle.dumps(Runs(f / "canary")))),
+    "auto_map": ("its own code", lambda f: (f / "config.json").write_text(json.dumps({**CONFIG, "auto_map": {"AutoConfig": "m.M"}}))),
+    "claims 3.6 TiB": ("claims bytes", BOMBS["claims 3.6 TiB"][1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HUB_MODELS)
+def test_a_model_given_by_hub_id_is_refused_like_a_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from labeling.references import check_fit, load_model
+
+    reason, make = HUB_MODELS[name]
+    snapshot = hub.lay_out(
+        tmp_path, "someone/model", lambda f: ((f / "config.json").write_text(json.dumps(CONFIG)), make(f))
+    )
+    hub.offline(monkeypatch, tmp_path)
+    for opened in (lambda: load_model("someone/model"), lambda: check_fit("someone/model", "sae", "blocks.0.hook_resid_post", 8)):  # fmt: skip
+        with pytest.raises(Refused, match=reason):
+            opened()
+    assert not (snapshot / "canary").exists()
+
+
+def test_a_hub_models_pickles_beside_safe_weights_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from labeling.references import Reference
+
+    def write(folder: Path) -> None:
+        fakes.tiny_reference(folder)
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Runs(folder / "canary")))
+
+    snapshot = hub.lay_out(tmp_path, "someone/model", write)
+    hub.offline(monkeypatch, tmp_path)
+    assert Reference("someone/model", 1).d_in == 32
+    assert not (snapshot / "canary").exists()
+
+
+def test_an_sae_given_by_hub_or_registry_id_is_refused_like_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sae-lens's own loaders would open these three formats by themselves."""
+    from labeling.sae_registry import find
+    from labeling.saes import load_sae
+
+    hub.offline(monkeypatch, tmp_path)
+    ids = {"gpt2-small-res-jb/blocks.2.hook_resid_pre": "", "llama_scope_lxr_8x/l5r_8x": "checkpoints",
+           "llama_scope_r1_distill/l5r_800m_slimpajama": ""}  # fmt: skip
+    entries = [(find(source), inside) for source, inside in ids.items()]
+    places = [(entry.source, entry.repo, f"{entry.path}/{inside}") for entry, inside in entries if entry]
+    assert len(places) == len(ids)
+    for source, repository, path in [*places, ("someone/saes/layer_3", "someone/saes", "layer_3")]:
+
+        def write(folder: Path, path: str = path) -> None:
+            (folder / path).mkdir(parents=True)
+            BOMBS["claims 3.6 TiB"][1](folder / path)
+
+        hub.lay_out(tmp_path, repository, write)
+        with pytest.raises(Refused, match="claims bytes"):
+            load_sae(source)
