@@ -11,12 +11,15 @@ from app.jobs import JobView
 from app.models import Reference
 from app.settings import Settings
 from labeling.events import Event, Progress
-from labeling.hooks import Hook, hook_of
+from labeling.hooks import hook_at
 from labeling.sae_sources import read_folder
 
 
-def describe(sae: str) -> dict[str, Any]:
-    """What an SAE says about itself. A folder is only read about, others are loaded. Raises ValueError."""
+def describe(sae: str, layer: int | None) -> dict[str, Any]:
+    """What an SAE says about itself. A folder is only read about, others are loaded. Raises ValueError.
+
+    `layer` is needed only where it does not say which block it reads.
+    """
     if Path(sae).is_dir():
         config = read_folder(Path(sae)).config
     else:
@@ -26,11 +29,11 @@ def describe(sae: str) -> dict[str, Any]:
         config = {"d_in": loaded.d_in, "d_sae": loaded.d_sae, "architecture": loaded.architecture,
                   "k": getattr(loaded.sae.cfg, "k", None), "metadata": loaded.metadata}  # fmt: skip
     metadata = config["metadata"]
-    hook = hook_of(metadata)
+    hook = hook_at(sae, metadata, layer)
     return {
         "d_in": int(config["d_in"]), "d_sae": int(config["d_sae"]), "architecture": str(config["architecture"]),
         "k": config.get("k"), "l0": metadata.get("l0") or config.get("k"), "context": metadata.get("context_size"),
-        "hook": hook.name if hook else None, "layer": hook.layer if hook else None,
+        "hook": hook.name, "layer": hook.layer,
         "trained_on": metadata.get("model_name"), "neuronpedia": metadata.get("neuronpedia_id"),
     }  # fmt: skip
 
@@ -40,13 +43,8 @@ def add(sessions: sessionmaker[Session], name: str, model: str, sae: str, layer:
     from labeling.references import check_fit
 
     model, sae = (str(Path(part).absolute()) if Path(part).is_dir() else part for part in (model, sae))
-    info = describe(sae)
-    if info["layer"] is None and layer is None:
-        raise ValueError(f"{sae} does not say which block it reads; give --layer")
-    if info["layer"] is not None and layer not in (None, info["layer"]):
-        raise ValueError(f"{sae} reads block {info['layer']} ({info['hook']}); give --layer {info['layer']} or none")
-    layer = info["layer"] if layer is None else layer
-    info |= {"layer": layer, "hook": info["hook"] or Hook(layer).name}
+    info = describe(sae, layer)
+    layer = info["layer"]
     check_fit(model, sae, info["hook"], info["d_in"])
     with sessions.begin() as session:
         row = session.scalar(select(Reference).where(Reference.name == name))

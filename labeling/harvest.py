@@ -20,7 +20,7 @@ from torch import Tensor
 from labeling.artifacts import replace_folder, sha256_json, write_json
 from labeling.documents import text_sha256
 from labeling.events import Artifact, Event, Progress
-from labeling.hooks import Hook, hook_of
+from labeling.hooks import hook_at
 from labeling.references import Reference, Window
 from labeling.saes import LoadedSAE, load_sae
 from labeling.store import KIND, DocumentRow, finish, write_shard, write_tables
@@ -59,12 +59,7 @@ def open_reference(
     `layer` is needed only where the SAE's metadata does not say which block it reads.
     """
     sae = load_sae(sae_source)
-    hook = hook_of(sae.metadata)
-    if hook is None and layer is None:
-        raise ValueError(f"{sae_source} does not say which block it reads; give the layer")
-    if hook is not None and layer not in (None, hook.layer):
-        raise ValueError(f"{sae_source} reads the {hook}; give layer {hook.layer}, not {layer}")
-    hook = hook or Hook(layer or 0)
+    hook = hook_at(sae_source, sae.metadata, layer)
     bos = sae.metadata.get("prepend_bos")
     context = int(sae.metadata.get("context_size") or 512)
     reference = Reference(model, hook.layer, context, dtype, prepend_bos=bos is None or bool(bos), kind=hook.kind)

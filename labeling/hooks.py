@@ -67,6 +67,16 @@ def hook_of(metadata: dict[str, Any]) -> Hook | None:
     return found[0] if found else None
 
 
+def hook_at(source: str, metadata: dict[str, Any], layer: int | None) -> Hook:
+    """The hook of the SAE at `source`; `layer` is asked for only where its metadata does not say. Raises ValueError."""
+    hook = hook_of(metadata)
+    if hook is None and layer is None:
+        raise ValueError(f"{source} does not say which block it reads; give the layer")
+    if hook is not None and layer not in (None, hook.layer):
+        raise ValueError(f"{source} reads the {hook}; give layer {hook.layer} or none, not {layer}")
+    return hook or Hook(layer or 0)
+
+
 def parse_hook(name: str) -> Hook:
     """`blocks.L.hook_…` of TransformerLens, or a Hugging Face module path with an optional `.input` or `.output`."""
     if match := LENS.fullmatch(name):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from labeling.hooks import Hook, Kind, hook_of, parse_hook
+from labeling.hooks import Hook, Kind, hook_at, hook_of, parse_hook
 from labeling.references import Reference
 from tests import fakes
 
@@ -156,3 +156,13 @@ def test_an_encoder_gives_a_text_the_same_states_whatever_it_is_padded_to(tmp_pa
             with torch.inference_mode():
                 states = reference.model(fed, output_hidden_states=True).hidden_states[2]
             torch.testing.assert_close(part, states[0, 1 : 1 + len(part)], rtol=1e-4, atol=1e-4)
+
+
+def test_a_given_layer_fills_in_what_the_metadata_leaves_out_and_may_not_contradict_it() -> None:
+    named = {"hook_name": "blocks.3.hook_resid_pre"}
+    assert hook_at("sae", named, None) == hook_at("sae", named, 2) == Hook(2)
+    assert hook_at("sae", {}, 0) == Hook(0)
+    with pytest.raises(ValueError, match="sae does not say which block it reads; give the layer"):
+        hook_at("sae", {}, None)
+    with pytest.raises(ValueError, match="sae reads the output of block 2; give layer 2 or none, not 0"):
+        hook_at("sae", named, 0)
