@@ -20,7 +20,7 @@ from torch import Tensor
 from labeling.events import Event, Metric, Progress
 from labeling.hooks import Hook
 from labeling.references import Reference
-from labeling.saes import LoadedSAE
+from labeling.saes import LoadedSAE, fvu
 from labeling.tokens import Tokens
 
 TOKENS = 2000
@@ -28,7 +28,6 @@ MOST_OF_ONE = 256  # tokens of one document, so that several are seen
 WORST_FVU = 0.9  # an SAE that explains less than a tenth of the variance is not this model's
 BETTER = 0.9  # another block, or another BOS, has to beat the claimed one by this factor
 L0_FACTOR = 3.0
-MASSIVE = 10.0  # times the median norm
 UNKNOWN_SHARE = 0.02
 
 State = Literal["pass", "warn", "fail"]
@@ -119,19 +118,6 @@ def read(reference: Reference, hooks: list[Hook], ids: list[NDArray[np.int32]]) 
         for part, acts in zip(parts, reference.activations_at(hooks, tokens, scored), strict=True):
             part.append(acts[scored.to(acts.device)].float())
     return [torch.cat(part) for part in parts]
-
-
-def fvu(sae: LoadedSAE, acts: Float[Tensor, "tok d_in"]) -> float:
-    """Fraction of variance unexplained: 0 is perfect, 1 is predicting the mean.
-
-    Without the few tokens that attention rests on (Sun et al. 2024, massive activations): their norm is a hundred
-    times the usual, so the variance would be theirs alone. Without BOS every text's first token is one.
-    """
-    norms = acts.float().norm(dim=-1)
-    acts = acts[norms <= MASSIVE * norms.median()]
-    prepared = sae.prepare(acts)
-    error = (sae.reconstruct(acts) - acts.float()).pow(2).sum()
-    return float(error / (prepared - prepared.mean(0)).pow(2).sum())
 
 
 def bos_switched(reference: Reference) -> Reference | None:

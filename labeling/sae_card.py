@@ -3,6 +3,7 @@
 from typing import Any
 
 from labeling.hooks import Hook
+from labeling.saes import MASSIVE
 
 
 def sae_card(info: dict[str, Any], d_in: int, module: str, data: dict[str, int]) -> str:
@@ -24,6 +25,7 @@ Reads `{hook.name}`{f" (`{module}`)" if module else ""} in windows of {config["c
 | architecture | {config["architecture"]}{sparsity}, {config["d_sae"]:,} latents, d_in {d_in}, fp32 |
 | training | {f"{config['init']} gone on with, " if config["init"] else ""}{config["samples"]:,} samples drawn from {info["training_tokens"]:,} tokens (batch {config["batch"]:,}, Adam {config["lr"]:g}, seed {config["seed"]}) |
 | FVU, {info["held_out_tokens"]:,} held-out tokens | {info["held_out_fvu"]:.3f} |
+| FVU without {info["held_out_massive"]:,.0f} massive states (over {MASSIVE:g} times the median norm) | {info["held_out_fvu_usual"]:.3f} |
 | L0, held out | {info["held_out_l0"]:.1f} |
 | dead latents (no firing in the last 1,000 steps) | {info["dead"]:,.0f} |
 | silent on the held-out tokens | {info["held_out_silent"]:,.0f} |

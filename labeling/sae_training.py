@@ -25,7 +25,7 @@ from labeling.events import Artifact, Event, Metric, Progress
 from labeling.hooks import KINDS, Hook, Kind
 from labeling.references import Reference, cpu_has_bf16
 from labeling.sae_card import sae_card
-from labeling.saes import evaluate_reconstruction, load_sae
+from labeling.saes import evaluate_reconstruction, load_sae, unexplained
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,8 @@ def train_sae(
             yield Progress(step * config.batch, steps * config.batch, "samples", "train SAE")
         if step % 100 == 0:
             yield Metric("loss", float(output.loss.detach()), step)
-            yield Metric("fvu", _fvu(output.sae_in, output.sae_out), step)
+            states, made = output.sae_in.detach().float(), output.sae_out.detach().float()
+            yield Metric("fvu", unexplained((states - made).pow(2).sum(1), states), step)
             yield Metric("l0", float(output.feature_acts.bool().float().sum() / len(output.sae_in)), step)
             yield Metric("dead", float(trainer.dead_neurons.sum()), step)
         if step % checkpoint_every == 0 and step < steps:
@@ -323,12 +324,6 @@ def calibrate(sae: Any, acts: Float[Tensor, "tok d_in"], k: int) -> None:
     """Set BatchTopK's threshold so that k latents are active on average; its own is a slow moving average."""
     _, pre = sae.encode_with_hidden_pre(acts)  # (tok, d_sae)
     sae.topk_threshold.fill_(float(pre.relu().flatten().topk(k * len(acts)).values[-1]))
-
-
-def _fvu(x: Tensor, y: Tensor) -> float:
-    """Fraction of variance unexplained, over a batch: 0 is perfect, 1 is predicting the mean."""
-    x, y = x.detach().float(), y.detach().float()
-    return float((x - y).pow(2).sum() / (x - x.mean(0)).pow(2).sum())
 
 
 def _save_checkpoint(folder: Path, trainer: Any, digest: str) -> None:

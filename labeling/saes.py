@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from labeling.checks import check_folder
@@ -24,6 +24,7 @@ from labeling.sae_sources import read_folder
 
 # sae-lens would otherwise log to a cloud service (RELIABILITY 8).
 os.environ.setdefault("WANDB_MODE", "disabled")
+MASSIVE = 10.0  # times the median norm
 
 
 @dataclass
@@ -123,19 +124,43 @@ def hub_folder(source: str) -> Path:
     return root / inside
 
 
+def usual(acts: Float[Tensor, "tok d_in"]) -> Bool[Tensor, " tok"]:
+    """All tokens but the few with massive states, on which attention rests (Sun et al. 2024, massive activations).
+
+    Their norm is a hundred times the usual, so the variance would be theirs alone. Without BOS every text's first
+    token is one.
+    """
+    norms = acts.float().norm(dim=-1)
+    return norms <= MASSIVE * norms.median()
+
+
+def unexplained(errors: Float[Tensor, " tok"], states: Float[Tensor, "tok d_in"]) -> float:
+    """Fraction of variance unexplained (FVU) by squared errors: 0 is perfect, 1 is predicting the mean."""
+    return float(errors.sum() / (states - states.mean(0)).pow(2).sum())
+
+
+def fvu(sae: LoadedSAE, acts: Float[Tensor, "tok d_in"]) -> float:
+    """FVU of the usual tokens; a massive state, reconstructed well or badly, would drown them."""
+    acts = acts[usual(acts)]
+    return unexplained((sae.reconstruct(acts) - acts.float()).pow(2).sum(1), sae.prepare(acts))
+
+
 @torch.inference_mode()
 def evaluate_reconstruction(loaded: LoadedSAE, acts: Float[Tensor, "tok d_in"]) -> dict[str, float]:
-    """FVU, L0 and latents that never fire, on activations the SAE was not trained on."""
-    fired = torch.zeros(loaded.d_sae, dtype=torch.bool)
-    error = active = 0.0
+    """FVU with and without massive states (how many), L0 and latents that never fire, on activations the SAE was
+    not trained on."""
+    fired = torch.zeros(loaded.d_sae, dtype=torch.bool, device=acts.device)
+    errors, active = [], 0.0
     for block in acts.split(4096):
         features = loaded.encode(block)
         fired |= (features > 0).any(0)
         active += float((features > 0).sum())
-        error += float((loaded.prepare(block) - loaded.sae.decode(features)).pow(2).sum())
-    variance = float((acts - acts.mean(0)).pow(2).sum())
+        errors.append((loaded.prepare(block) - loaded.sae.decode(features)).pow(2).sum(1))
+    error, kept, states = torch.cat(errors), usual(acts), loaded.prepare(acts)
     return {
-        "held_out_fvu": error / variance,
+        "held_out_fvu": unexplained(error, states),
+        "held_out_fvu_usual": unexplained(error[kept], states[kept]),
+        "held_out_massive": float((~kept).sum()),
         "held_out_l0": active / len(acts),
         "held_out_silent": float((~fired).sum()),
     }

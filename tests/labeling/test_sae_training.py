@@ -83,6 +83,7 @@ def test_training_learns_the_planted_dictionary_and_sae_lens_loads_it(work: Path
     assert isinstance(last, Artifact)
     assert last.info["held_out_fvu"] < 0.25
     assert last.info["held_out_l0"] <= 3
+    assert "| FVU without 0 massive states" in (work / "sae" / "README.md").read_text()
     fvu = [e.value for e in events if isinstance(e, Metric) and e.name == "fvu"]
     assert fvu[-1] < fvu[0]
 
