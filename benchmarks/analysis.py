@@ -31,7 +31,7 @@ def main() -> None:
         ballots = collect(store, range(a.latents), RuleConfig(k=3, z=2))
         collected = time.perf_counter() - begun
         begun = time.perf_counter()
-        reports = figures(ballots, counts(ballots), redundancy(ballots), None)
+        reports = figures(ballots, counts(ballots), redundancy(ballots))
         shares = time.perf_counter() - begun
         begun = time.perf_counter()
         for _ in analyse(ballots):

@@ -21,7 +21,7 @@ from labeling.artifacts import staged
 from labeling.ballots import Ballots, Votes, cast, train_documents
 from labeling.events import Artifact, Event, Progress
 from labeling.functions import FORGET, RETAIN, Function
-from labeling.rule import RuleConfig, TextOf, is_forget
+from labeling.rule import Mask, RuleConfig, TextOf, is_forget
 from labeling.store import Store
 from labeling.tokens import Spans, overlapping
 
@@ -43,12 +43,12 @@ class Report:
     coverage: float  # it votes
     overlap: float  # it votes, and so does another
     conflict: float  # it votes, and another votes the other way
-    judged: int  # of its votes, those on tokens with gold
-    correct: int
-    precision: float | None  # of those judged, the share that gold agrees with
-    recall: float | None  # of the gold tokens of the side it votes for, the share it votes on
     redundant_with: str | None  # the function whose votes are most alike
     redundancy: float  # Jaccard index of the two sets of tokens, same side
+    judged: int = 0  # of its votes, those on tokens with gold
+    correct: int = 0
+    precision: float | None = None  # of those judged, the share that gold agrees with
+    recall: float | None = None  # of the gold tokens of the side it votes for, the share it votes on
     group: int | None = None  # functions linked by a Jaccard index of ALIKE share a number
     families: tuple[float, ...] = ()  # coverage of each family
     lost: int = 0  # forget tokens of the rule that would not be without it
@@ -66,8 +66,8 @@ class Summary:
     conflict: float
     histogram: tuple[int, ...]  # tokens with 0, 1, 2 … votes; the last counts MOST_VOTES and more
     forget: int
-    gold_tokens: int
-    f1: float | None
+    gold_tokens: int = 0
+    f1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,27 +79,45 @@ class Analysis:
     alike: NDArray[np.float64]
 
 
-def analyse(
-    ballots: Ballots,
-    families: NDArray[np.int64] | None = None,
-    gold: Gold | None = None,
-) -> Generator[Event, None, Analysis]:
-    """The whole analysis of these ballots, with progress. `families` numbers each document's family."""
+def analyse(ballots: Ballots, families: NDArray[np.int64] | None = None) -> Generator[Event, None, Analysis]:
+    """The whole analysis of these ballots but for gold, with progress. `families` numbers each document's family."""
     counted = counts(ballots)
     alike = redundancy(ballots)
-    reports = figures(ballots, counted, alike, gold)
+    reports = figures(ballots, counted, alike)
     for number, group in groups(alike).items():
         reports[number] = replace(reports[number], group=group)
     if families is not None:
         shares = by_family(ballots, families)
         reports = [replace(r, families=tuple(row)) for r, row in zip(reports, shares.tolist(), strict=True)]
     base = is_forget(ballots.grow(ballots.seeds()))
-    f1 = _f1(base, gold)
-    for number in range(len(reports)):
-        reports[number] = _left_out(ballots, number, reports[number], base, gold, f1)
+    for number, report in enumerate(reports):
+        left = without(ballots, number)
+        reports[number] = replace(report, lost=int((base & ~left).sum()), gained=int((left & ~base).sum()))
         if number % 5 == 0:
             yield Progress(number, len(reports), "functions", "leave one out")
-    return Analysis(_summary(ballots, counted, base, gold, f1), reports, alike)
+    return Analysis(_summary(ballots, counted, base), reports, alike)
+
+
+def with_gold(found: Analysis, ballots: Ballots, gold: Gold) -> Generator[Event, None, Analysis]:
+    """The analysis with its figures on gold, by the same functions' ballots on annotated documents."""
+    f1 = _f1(is_forget(ballots.grow(ballots.seeds())), gold)
+    reports = list(found.reports)
+    for number, (f, report) in enumerate(zip(ballots.functions, found.reports, strict=True)):
+        truth = gold[f.tokens]
+        judged = int((truth != UNKNOWN).sum())
+        correct = int(((truth == (f.votes == FORGET)) & (truth != UNKNOWN)).sum())
+        reachable = sum(int((gold == int(sign == FORGET)).sum()) for sign in np.unique(f.votes))
+        after = _f1(without(ballots, number), gold) if f1 is not None else None
+        reports[number] = replace(
+            report, judged=judged, correct=correct,
+            precision=correct / judged if judged else None,
+            recall=correct / reachable if reachable else None,
+            f1_without=after - f1 if after is not None and f1 is not None else None,
+        )  # fmt: skip
+        if number % 5 == 0:
+            yield Progress(number, len(reports), "functions", "leave one out, on gold")
+    summary = replace(found.summary, gold_tokens=int((gold != UNKNOWN).sum()), f1=f1)
+    return replace(found, summary=summary, reports=reports)
 
 
 def counts(ballots: Ballots) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
@@ -115,19 +133,13 @@ def figures(
     ballots: Ballots,
     counted: tuple[NDArray[np.uint16], NDArray[np.uint16]],
     alike: NDArray[np.float64],
-    gold: Gold | None,
 ) -> list[Report]:
-    """Coverage, overlap, conflict, precision, recall and the nearest function of each."""
+    """Coverage, overlap, conflict and the nearest function of each."""
     forget, retain = counted
     n = max(ballots.n_tokens, 1)
-    of_side = [int((gold == side).sum()) if gold is not None else 0 for side in (0, 1)]
     out = []
     for number, f in enumerate(ballots.functions):
         against = np.where(f.votes == FORGET, retain[f.tokens], forget[f.tokens])
-        truth = gold[f.tokens] if gold is not None else np.full(len(f.tokens), UNKNOWN, dtype=np.int8)
-        known = truth != UNKNOWN
-        correct = int(((truth == (f.votes == FORGET)) & known).sum())
-        reachable = sum(of_side[int(sign == FORGET)] for sign in np.unique(f.votes))
         nearest = int(np.argmax(alike[number])) if len(ballots.functions) > 1 else number
         likeness = float(alike[number, nearest])
         out.append(
@@ -136,10 +148,6 @@ def figures(
                 coverage=len(f.tokens) / n,
                 overlap=float((forget[f.tokens] + retain[f.tokens] > 1).sum() / n),
                 conflict=float((against > 0).sum() / n),
-                judged=int(known.sum()),
-                correct=correct,
-                precision=correct / int(known.sum()) if known.any() else None,
-                recall=correct / reachable if reachable else None,
                 redundant_with=ballots.functions[nearest].name if likeness > 0 else None,
                 redundancy=likeness,
             )
@@ -187,10 +195,8 @@ def by_family(ballots: Ballots, families: NDArray[np.int64]) -> NDArray[np.float
     return np.array(rows).reshape(len(ballots.functions), count)
 
 
-def _left_out(
-    ballots: Ballots, number: int, report: Report, base: NDArray[np.bool_], gold: Gold | None, f1: float | None
-) -> Report:
-    """The report with what the rule would label without this function."""
+def without(ballots: Ballots, number: int) -> Mask:
+    """What the rule would label forget without this function."""
     f = ballots.functions[number]
     score, growing, vetoed = ballots.score.copy(), ballots.growing.copy(), ballots.vetoed
     growing[f.grows] -= 1
@@ -202,33 +208,20 @@ def _left_out(
         score[f.on(FORGET)] -= f.weight
     else:
         score[f.tokens] -= f.votes.astype(np.int32) * f.weight
-    without = replace(ballots, score=score, growing=growing, vetoed=vetoed)
-    forget = is_forget(without.grow(without.seeds()))
-    after = _f1(forget, gold)
-    return replace(
-        report,
-        lost=int((base & ~forget).sum()),
-        gained=int((forget & ~base).sum()),
-        f1_without=after - f1 if after is not None and f1 is not None else None,
-    )
+    left = replace(ballots, score=score, growing=growing, vetoed=vetoed)
+    return is_forget(left.grow(left.seeds()))
 
 
-def _f1(forget: NDArray[np.bool_], gold: Gold | None) -> float | None:
+def _f1(forget: Mask, gold: Gold) -> float | None:
     """F1 on the tokens that have gold; None where that says nothing."""
-    if gold is None or not (gold == 1).any():
+    if not (gold == 1).any():
         return None
     hits = int((forget & (gold == 1)).sum())
     wrong = int((forget & (gold == 0)).sum()) + int((~forget & (gold == 1)).sum())
     return 2 * hits / (2 * hits + wrong)
 
 
-def _summary(
-    ballots: Ballots,
-    counted: tuple[NDArray[np.uint16], NDArray[np.uint16]],
-    base: NDArray[np.bool_],
-    gold: Gold | None,
-    f1: float | None,
-) -> Summary:
+def _summary(ballots: Ballots, counted: tuple[NDArray[np.uint16], NDArray[np.uint16]], base: Mask) -> Summary:
     forget, retain = counted
     votes, n = forget + retain, max(ballots.n_tokens, 1)
     return Summary(
@@ -238,8 +231,6 @@ def _summary(
         conflict=float(((forget > 0) & (retain > 0)).sum() / n),
         histogram=tuple(np.bincount(np.minimum(votes, MOST_VOTES), minlength=MOST_VOTES + 1).tolist()),
         forget=int(base.sum()),
-        gold_tokens=int((gold != UNKNOWN).sum()) if gold is not None else 0,
-        f1=f1,
     )
 
 
@@ -253,16 +244,6 @@ def gold_tokens(store: Store, gold: Mapping[str, tuple[Spans, Spans]]) -> Gold:
             spans, ignored = gold[key]
             out[where] = np.where(overlapping(starts, ends, ignored), UNKNOWN, overlapping(starts, ends, spans))
     return out
-
-
-def with_gold(found: Analysis, annotated: Analysis) -> Analysis:
-    """An analysis with the figures on gold of another, over annotated documents."""
-    summary = replace(found.summary, gold_tokens=annotated.summary.gold_tokens, f1=annotated.summary.f1)
-    names = ("judged", "correct", "precision", "recall", "f1_without")
-    both = zip(found.reports, annotated.reports, strict=True)
-    return replace(
-        found, summary=summary, reports=[replace(r, **{n: getattr(other, n) for n in names}) for r, other in both]
-    )
 
 
 def analyse_corpus(
@@ -288,7 +269,7 @@ def analyse_corpus(
     found = yield from analyse(ballots, families)
     annotated = np.array([key in gold for key in store.keys], dtype=bool)
     truth = gold_tokens(store, gold)[np.repeat(annotated, np.diff(store.doc_indptr))]
-    found = with_gold(found, (yield from analyse(everywhere.within(annotated), gold=truth)))
+    found = yield from with_gold(found, everywhere.within(annotated), truth)
     said = {
         "summary": vars(found.summary),
         "families": names,

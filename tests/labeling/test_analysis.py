@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labeling.analysis import analyse, analyse_corpus, by_family, gold_tokens
+from labeling.analysis import analyse, analyse_corpus, by_family, gold_tokens, with_gold
 from labeling.ballots import collect
 from labeling.events import value_of
 from labeling.functions import Family, Terms
@@ -21,13 +21,18 @@ from tests.labeling.planted import MemoryStore, ballots_of, disk_store
 SNORKEL = Path(__file__).parents[2] / ".snorkel"
 
 
+def analysed(ballots, gold=None):
+    found = value_of(analyse(ballots))
+    return found if gold is None else value_of(with_gold(found, ballots, gold))
+
+
 def reports(rows, gold=None, **config):
-    return value_of(analyse(ballots_of(rows, **config), gold=gold)).reports
+    return analysed(ballots_of(rows, **config), gold).reports
 
 
 def test_figures_by_hand():
     rows = [[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, -1, 0, -1]]
-    found = value_of(analyse(ballots_of(rows, k=1), gold=np.array([1, 0, 1, -1, 0], dtype=np.int8)))
+    found = analysed(ballots_of(rows, k=1), np.array([1, 0, 1, -1, 0], dtype=np.int8))
     a, b, c = found.reports
     assert (a.side, a.coverage, a.overlap, a.conflict) == ("forget", 3 / 5, 2 / 5, 1 / 5)
     assert (b.side, b.coverage, b.overlap, b.conflict) == ("forget", 3 / 5, 2 / 5, 1 / 5)
@@ -125,7 +130,7 @@ def snorkel_says(matrix, gold):
 
 
 def agrees(matrix, gold, snorkel):
-    found = value_of(analyse(ballots_of(matrix), gold=gold.astype(np.int8)))
+    found = analysed(ballots_of(matrix), gold.astype(np.int8))
     sides = {"forget": [1], "retain": [0], "both": [0, 1], "none": []}
     assert [sides[r.side] for r in found.reports] == snorkel["polarity"]
     assert [r.coverage for r in found.reports] == pytest.approx(snorkel["Coverage"])
@@ -188,7 +193,7 @@ def test_latents_and_other_functions_stand_side_by_side():
     gold = gold_tokens(store, {"d0": ([(0, 1)], [(4, 5)])})
     assert gold.tolist() == [1, 0, -1, -1]
     ballots = collect(store, [0, 1], RuleConfig(z=1), functions, text)
-    found = value_of(analyse(ballots, gold=gold)).reports
+    found = analysed(ballots, gold).reports
     assert [r.name for r in found] == ["latent 0", "latent 1", "terms a, b", "family sport"]
     assert [r.coverage for r in found] == [0.25, 0.25, 0.5, 0.25]
     assert [r.conflict for r in found] == [0, 0.25, 0, 0.25]
