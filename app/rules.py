@@ -13,7 +13,7 @@ from app import models as m
 from app import queries
 from app.db import reading
 from app.settings import Settings
-from app.steps import located, newest
+from app.steps import parts_of, store_under
 from labeling.documents import must, read, text_sha256
 from labeling.events import Artifact, Event, Progress
 
@@ -39,18 +39,17 @@ def predict_with_rule(
 
     Means and deviations stay those of the project's train split (METHOD, traps).
     """
-    from labeling.functions import parse
     from labeling.harvest import HarvestConfig, StoreDocument, harvest, open_reference
     from labeling.predictions import in_store
-    from labeling.rule import RuleConfig, is_forget, label
+    from labeling.rule import is_forget, label
     from labeling.store import Store
 
     with reading(sessions) as session:
         rule = queries.newest_rule(session, project_id)
         if rule is None:
             raise ValueError("the project has no saved rule yet; run `tokensieve label` first")
-        trained_on = Store.open(settings.data_dir / newest(session, project_id, "store").path)
-        config, functions = RuleConfig(**rule.config), [parse(located(f, settings)) for f in rule.functions]
+        trained_on = Store.open(settings.data_dir / store_under(session, rule).path)
+        parts, version = parts_of(settings, rule), rule.version
     documents = [d for file in inputs for d in must(read(file))]
     texts = {text_sha256(d.text): d.text for d in documents}
     yield Progress(0, None, "", "load reference")
@@ -63,7 +62,7 @@ def predict_with_rule(
             if not isinstance(e, Artifact)
         )
         store = Store.open(Path(folder) / "store")
-        forget = is_forget(label(store, rule.latents, config, functions, texts.__getitem__, trained_on.stats).flags)
+        forget = is_forget(label(store, *parts, texts.__getitem__, trained_on.stats).flags)
         beside = out.with_name(f".{out.name}.tmp")
         with beside.open("w", encoding="utf-8") as file:
             for document in documents:
@@ -72,4 +71,4 @@ def predict_with_rule(
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, out)
-    yield Artifact("predictions", out, {"documents": len(documents), "rule": rule.version})
+    yield Artifact("predictions", out, {"documents": len(documents), "rule": version})

@@ -26,6 +26,8 @@ from app.settings import Settings
 from labeling.artifacts import ArtifactError, read_manifest
 from labeling.documents import Document
 from labeling.events import Artifact, Event, Progress
+from labeling.functions import Function, parse
+from labeling.rule import RuleConfig
 
 Sessions = sessionmaker[Session]
 
@@ -216,8 +218,7 @@ def describe_weights(settings: Settings, sessions: Sessions, job: JobView) -> It
 def label(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
     """Apply a saved rule to the newest store: weak labels."""
     from app.rule_steps import add_label_set
-    from labeling.functions import parse
-    from labeling.rule import RuleConfig, label_corpus
+    from labeling.rule import label_corpus
     from labeling.store import Store
 
     assert job.project_id is not None
@@ -226,19 +227,23 @@ def label(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Even
         rule = session.get_one(m.Rule, job.args["rule_id"])
         store = store_under(session, rule)
         store_id, store_path = store.id, settings.data_dir / store.path
-        config, latents = RuleConfig(**rule.config), [int(n) for n in rule.latents]
-        functions = [parse(located(f, settings)) for f in rule.functions]
-        info = {"rule": rule.version, "rule_sha256": rule.sha256}
+        parts, info = parts_of(settings, rule), {"rule": rule.version, "rule_sha256": rule.sha256}
     out = settings.artifacts_dir / f"labels-{job.id}"
     made: list[Artifact] = []
     yield from relay(
-        once(out, "labels", lambda: label_corpus(store_path, latents, config, functions, corpus.text_of, out, info)),
+        once(out, "labels", lambda: label_corpus(store_path, *parts, corpus.text_of, out, info)),
         made,
     )
     artifact_id = register(sessions, settings, job, made[-1])
     add_label_set(
         sessions, job.project_id, job.args["rule_id"], store_id, artifact_id, made[-1], Store.open(store_path)
     )
+
+
+def parts_of(settings: Settings, rule: m.Rule) -> tuple[list[int], RuleConfig, list[Function]]:
+    """A saved rule as `labeling` takes it: latents, settings, functions."""
+    functions = [parse(located(f, settings)) for f in rule.functions]
+    return [int(n) for n in rule.latents], RuleConfig(**rule.config), functions
 
 
 def located(function: dict[str, Any], settings: Settings) -> dict[str, Any]:

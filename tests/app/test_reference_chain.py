@@ -12,9 +12,10 @@ from app import models as m
 from app import preflights, queries
 from app.importing import import_file
 from app.references import add
-from app.rules import save_rule
+from app.rules import predict_with_rule, save_rule
 from app.running import run_job
 from app.settings import Settings
+from app.steps import weak_documents
 from labeling.sae_registry import search
 from labeling.store import Store
 from tests import fakes, hub
@@ -123,6 +124,12 @@ def test_gemma_scope_and_an_encoder_with_an_sae_of_our_own_on_one_corpus(
         assert len(session.scalars(select(m.Artifact).where(m.Artifact.kind == "store")).all()) == 2
         newest = queries.newest_rule(session, project_id)
         assert newest is not None and newest.id == by_gemma.rule_id
+    # The newest store is the encoder's; a rule over Gemma's latents labels other text as it labeled its own.
+    list(predict_with_rule(settings, sessions, project_id, [files[0]], tmp_path / "predictions.jsonl"))
+    predicted = {row["id"]: row["spans"] for row in map(json.loads, (tmp_path / "predictions.jsonl").open())}
+    labelled = {d.id: d.spans for d, _ in weak_documents(settings, sessions, by_gemma.id) if d.id in predicted}
+    assert len(predicted) == len(labelled) == 20
+    assert {key: [tuple(span) for span in spans] for key, spans in predicted.items()} == labelled
 
 
 def test_a_harvest_waits_for_an_override_of_a_failed_check(
