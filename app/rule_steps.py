@@ -17,11 +17,11 @@ from app.db import reading
 from app.gold import CHOOSING, gold_texts
 from app.jobs import JobView
 from app.settings import Settings
-from app.steps import Corpus, Sessions, corpus_of, located, once, register, relay, store_under
+from app.steps import Corpus, Sessions, corpus_of, once, parts_of, register, relay, store_under
 from labeling.artifacts import read_manifest, staged, verify
 from labeling.documents import Document
 from labeling.events import Artifact, Event
-from labeling.functions import Function, parse
+from labeling.functions import Function
 from labeling.ladder import rung_flags
 from labeling.rule import Flags, Labels, RuleConfig, describe
 from labeling.store import Store
@@ -53,8 +53,7 @@ def curated(settings: Settings, sessions: Sessions, job: JobView) -> Curated:
         store = store_under(session, rule)
         gold = list(gold_texts(session, job.project_id, CHOOSING))
         return Curated(
-            [int(n) for n in rule.latents], RuleConfig(**rule.config),
-            [parse(located(f, settings)) for f in rule.functions], store.id, settings.data_dir / store.path, corpus, gold,
+            *parts_of(settings, rule), store.id, settings.data_dir / store.path, corpus, gold,
             {"rule": rule.version, "rule_id": rule.id, "rule_sha256": rule.sha256, "store_id": store.id,
              "gold": len(gold)},
         )  # fmt: skip
@@ -107,7 +106,12 @@ def transfer(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[E
 
 
 def take_labels(settings: Settings, sessions: Sessions, job: JobView) -> Iterator[Event]:
-    """Weak labels from another aggregator or a rung of the ladder: args `artifact_id`, and `aggregator` or `rung`."""
+    """Weak labels from another aggregator or a rung of the ladder: args `artifact_id`, and `aggregator` or `rung`.
+
+    Dawid-Skene's come with their probabilities, `p.npy`, which training learns from unless told to round them.
+    """
+    from labeling.label_models import soft_labels
+
     assert job.project_id is not None
     a = job.args
     with reading(sessions) as session:
@@ -124,12 +128,17 @@ def take_labels(settings: Settings, sessions: Sessions, job: JobView) -> Iterato
             rung_flags(np.load(folder / "rungs.npy"), a["rung"]),
             {"budget": made_from["budgets"][a["rung"] - 1]},
         )
+    soft = None
+    if how.get("aggregator") == "dawid_skene":
+        soft = soft_labels(np.load(folder / "p.npy"), flags, store.doc_indptr)
     out = settings.artifacts_dir / f"labels-{job.id}"
     info = {k: made_from[k] for k in ("rule", "rule_sha256")} | how | describe(store, Labels(flags))
 
     def make() -> Iterator[Event]:
         with staged(out, "labels", info) as beside:
             np.save(beside / "labels.npy", flags, allow_pickle=False)
+            if soft is not None:
+                np.save(beside / "p.npy", soft, allow_pickle=False)
         yield Artifact("labels", out, info)
 
     made: list[Artifact] = []

@@ -48,7 +48,7 @@ def latent_teacher(
 def with_probabilities(
     settings: Settings, sessions: sessionmaker[Session], label_set_id: int, examples: list[Labelled]
 ) -> list[Labelled]:
-    """The same examples with P(forget) of each token, where the label set holds it (`p.npy`, NaN: all abstained)."""
+    """The same examples with P(forget) of each token, where the label set holds it: a label model's `p.npy`."""
     with reading(sessions) as session:
         row = session.get_one(m.LabelSet, label_set_id)
         labels, held = (session.get_one(m.Artifact, id_) for id_ in (row.artifact_id, row.store_id))

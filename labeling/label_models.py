@@ -29,7 +29,18 @@ from labeling.evaluate import score
 from labeling.events import Artifact, Event, Progress
 from labeling.functions import FORGET, RETAIN, Function
 from labeling.predictions import in_store
-from labeling.rule import Flags, Labels, Mask, RuleConfig, TextOf, describe, is_forget
+from labeling.rule import (
+    GROWN,
+    VETOED,
+    Flags,
+    Labels,
+    Mask,
+    RuleConfig,
+    TextOf,
+    describe,
+    is_forget,
+    runs,
+)
 from labeling.store import Store
 
 KIND = "aggregation"
@@ -120,6 +131,26 @@ def fit_to_train(ballots: Ballots, train: Mask) -> Generator[Event, None, tuple[
     start = votes[:, :functions].sum(axis=1) / np.maximum(answers, 1)
     model = yield from fit(votes, np.asarray(start, np.float64), learned.n_tokens - len(spoken))
     return model, model.posterior(ballot_matrix(ballots))
+
+
+def soft_labels(p: NDArray[Any], flags: Flags, doc_indptr: NDArray[Any]) -> NDArray[np.float32]:
+    """P(forget) of each token (tok,) that rounds to what the flags say, growth and vetoes included.
+
+    A grown token is as sure as the surest seed of its run: the model knows nothing of spans. What a veto or the
+    least length of a span keeps out is 0.
+    """
+    first = np.zeros(len(p) + 1, dtype=bool)
+    first[doc_indptr] = True
+    forget = is_forget(flags)
+    members = np.flatnonzero(forget)
+    run = runs(members, first)
+    surest = np.zeros(run[-1] + 1 if len(run) else 0, np.float32)
+    np.maximum.at(surest, run, p[members])
+    soft = p.astype(np.float32)
+    grown = flags[members] == GROWN
+    soft[members[grown]] = surest[run[grown]]
+    soft[(flags == VETOED) | (~forget & (soft >= 0.5))] = 0
+    return soft
 
 
 def compare_corpus(

@@ -218,7 +218,7 @@ def _grow(
 ) -> Flags:
     flags = np.zeros(len(seed), dtype=np.uint8)
     members = np.flatnonzero((seed | growable) & ~vetoed if config.boundary != "seeds" else seed & ~vetoed)
-    run = _runs(members, first)
+    run = runs(members, first)
     seeded = np.zeros(run[-1] + 1 if len(run) else 0, dtype=bool)
     seeded[run[seed[members]]] = True
     flags[members[seeded[run]]] = GROWN
@@ -226,13 +226,13 @@ def _grow(
         _fill_gaps(flags, vetoed, first, config.close_gap)
     if config.min_tokens > 1:
         members = np.flatnonzero(flags)
-        run = _runs(members, first)
+        run = runs(members, first)
         flags[members[np.bincount(run)[run] < config.min_tokens]] = KEEP
     flags[(flags > 0) & seed] = SEED
     return flags
 
 
-def _runs(members: Indices, first: Mask) -> Indices:
+def runs(members: Indices, first: Mask) -> Indices:
     """Number of the maximal run that each of these (sorted) tokens belongs to, within its document."""
     begins = np.ones(len(members), dtype=np.int64)
     begins[1:] = (np.diff(members) > 1) | first[members[1:]]

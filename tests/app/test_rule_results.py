@@ -9,6 +9,9 @@ from app.models import Annotation, Artifact, Document, Function, Job, LabelSet, 
 from app.plots import heat, scatter
 from app.routes.ladder import budgets_of
 from app.settings import Settings
+from app.steps import weak_documents
+from app.training import with_probabilities
+from labeling.examples import Labelled
 from labeling.rule import RuleConfig
 from labeling.transfer import Screen, transfer_corpus
 from tests.app.seeded import accept, seed
@@ -133,6 +136,13 @@ def test_labels_are_taken_from_an_aggregator_or_a_rung(
     assert [s.info.get("aggregator", s.info.get("budget")) for s in sets] == [None, "dawid_skene", 0.2]
     assert all(s.rule_id == sets[0].rule_id and len(s.info["sha256"]) == 64 for s in sets)
     assert "by dawid-skene" in client.get(f"{RULE}/versions").text
+    for labels, soft in zip(sets, (False, True, False), strict=True):  # Dawid-Skene's probabilities are kept to learn
+        examples = [Labelled(d, split) for d, split in weak_documents(settings, sessions, labels.id)]
+        given = [e.soft for e in with_probabilities(settings, sessions, labels.id, examples)]
+        assert all((p is not None) == soft for p in given)
+        if soft:
+            assert [p.spans(0.5) for p in given if p] == [e.document.spans for e in examples]
+            assert len({float(value) for p in given if p for value in p.p}) > 2
     wrong = {"artifact_id": str(made["ladder"]), "aggregator": "vote"}
     assert client.post(f"{RULE}/aggregators/labels", data=wrong).status_code == 404
     assert (

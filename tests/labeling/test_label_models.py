@@ -16,9 +16,10 @@ from labeling.label_models import (
     fit,
     fit_to_train,
     majority,
+    soft_labels,
     vote,
 )
-from labeling.rule import RuleConfig, label
+from labeling.rule import RuleConfig, is_forget, label
 from tests.labeling.planted import ballots_of, disk_store
 
 
@@ -114,3 +115,14 @@ def test_the_step_writes_each_aggregators_labels(tmp_path):
     assert set(said["gold"]) == set(AGGREGATORS) and said["gold"]["vote"]["families"]["sport"]["fpr"] is not None
     assert [row["name"] for row in said["functions"]] == [f"latent {n}" for n in range(6)]
     assert np.load(made.path / "p.npy").shape == (400,)
+
+
+def test_soft_labels_round_to_the_flags_and_spans_are_as_sure_as_their_surest_seed():
+    p = np.array([0.9, 0.1, 0.7, 0.2, 0.3, 0.8, 0.95, 0.6], np.float16)
+    flags = np.array([2, 1, 2, 0, 1, 2, 3, 0], np.uint8)  # the last a seed that was too short for a span
+    soft = soft_labels(p, flags, np.array([0, 3, 8]))
+    assert soft == pytest.approx([0.9, 0.9, 0.7, 0.2, 0.8, 0.8, 0, 0], abs=1e-3)
+    assert (soft >= 0.5).tolist() == is_forget(flags).tolist()
+    apart = soft_labels(np.array([0.9, 0.1, 0.6], np.float16), np.array([2, 1, 2], np.uint8), np.array([0, 1, 3]))
+    assert apart == pytest.approx([0.9, 0.6, 0.6], abs=1e-3)  # a span ends with its document
+    assert soft_labels(p[:2] * 0, flags[:2] * 0, np.array([0, 2])).tolist() == [0, 0]
