@@ -19,12 +19,13 @@ from app import queries
 from app.cli_accounts import cli as account_cli
 from app.cli_classifiers import baselines, bilm_cli
 from app.db import migrate, reading, session_factory
-from app.progress import console, run
+from app.progress import console, drawn, run
 from app.settings import Settings, settings
+from labeling.events import Metric
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 reference_cli = typer.Typer(no_args_is_help=True, help="Reference models: a language model and one SAE.")
-sae_cli = typer.Typer(no_args_is_help=True, help="Train sparse autoencoders.")
+sae_cli = typer.Typer(no_args_is_help=True, help="Train and evaluate sparse autoencoders.")
 cli.add_typer(reference_cli, name="reference")
 cli.add_typer(sae_cli, name="sae")
 cli.add_typer(bilm_cli, name="bilm")
@@ -259,6 +260,21 @@ def sae_train(
     )  # fmt: skip
     made = run(train_from_text(text, config, work or out.with_name(out.name + ".work"), out))
     print(json.dumps(made[-1].info, indent=1))
+
+
+@sae_cli.command("evaluate")
+def sae_evaluate(
+    sae: Annotated[str, typer.Argument(help="Folder, release/sae_id of sae-lens, or owner/repository/folder.")],
+    model: Annotated[str, typer.Option(help="Hub id or folder of the language model.")],
+    text: Annotated[list[str], typer.Option(help="File of documents, or FILE=TOKENS; not what it was trained on.")],
+    layer: Annotated[int | None, typer.Option(help="Only if the SAE does not say where it reads.")] = None,
+) -> None:
+    """How well an SAE reconstructs: FVU with and without massive states, L0, silent latents, and the model's
+    next-token loss (nats) as it is, with the reconstruction and with zeros in its place."""
+    from labeling.sae_training import evaluate_on_text
+
+    events = drawn(evaluate_on_text(text, model, sae, layer))
+    print(json.dumps({e.name: e.value for e in events if isinstance(e, Metric)}, indent=1))
 
 
 @cli.command()

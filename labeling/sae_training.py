@@ -22,10 +22,11 @@ from torch import Tensor
 from labeling.artifacts import sha256_json, write_json
 from labeling.documents import Document, read, text_sha256
 from labeling.events import Artifact, Event, Metric, Progress
+from labeling.harvest import open_reference
 from labeling.hooks import KINDS, Hook, Kind
 from labeling.references import Reference, cpu_has_bf16
 from labeling.sae_card import sae_card
-from labeling.saes import evaluate_reconstruction, load_sae, unexplained
+from labeling.saes import downstream_loss, evaluate_reconstruction, load_sae, unexplained
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,13 @@ def train_from_text(sources: list[str], config: SAEConfig, work: Path, out: Path
     if shutil.disk_usage(work.parent if work.parent.exists() else Path()).free < 1 << 30:
         raise ValueError(f"{work}: less than 1 GB free; activations take about {2 * 576:,} bytes a token at width 576")
     reference = Reference(config.model, config.layer, context=config.context, kind=config.kind)
+    corpus, taken = corpus_of(sources, reference)
+    yield from harvest_dense(list(corpus.items()), reference, work / "acts", config)
+    yield from train_sae(work, config, reference.d_in, out, module=reference.module_name, sources=taken)
+
+
+def corpus_of(sources: list[str], reference: Reference) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Token ids by the hash of their text, from `FILE` or `FILE=TOKENS`, and how many tokens each source gave."""
     corpus: dict[str, np.ndarray] = {}
     taken: dict[str, int] = {}
     for source in sources:
@@ -183,8 +191,27 @@ def train_from_text(sources: list[str], config: SAEConfig, work: Path, out: Path
         found = take_tokens((d for d in read(path) if isinstance(d, Document)), tokens, reference)
         taken[source] = sum(len(ids) for sha, ids in found if sha not in corpus)
         corpus.update(found)
-    yield from harvest_dense(list(corpus.items()), reference, work / "acts", config)
-    yield from train_sae(work, config, reference.d_in, out, module=reference.module_name, sources=taken)
+    return corpus, taken
+
+
+def evaluate_on_text(sources: list[str], model: str, sae: str, layer: int | None = None) -> Iterator[Event]:
+    """Step: how well an SAE reconstructs the states of the files' tokens, and what that costs the model's loss."""
+    reference, loaded = open_reference(model, sae, layer)
+    corpus, _ = corpus_of(sources, reference)
+    if not corpus:
+        raise ValueError(f"{', '.join(sources)}: no documents to evaluate on")
+    ids = list(corpus.values())
+    blocks, total = list[Tensor](), sum(len(i) for i in ids)
+    for _, block in reference.stream(ids):
+        blocks.append(block.float())
+        yield Progress(sum(map(len, blocks)), total, "tokens", "read states")
+    report = {"tokens": float(total)} | evaluate_reconstruction(loaded, torch.cat(blocks))
+    if reference.causal:
+        yield Progress(0, 1, "passes", "compare losses")
+        report |= {f"loss_{name}": value for name, value in downstream_loss(reference, loaded, ids).items()}
+        yield Progress(1, 1, "passes", "compare losses")
+    for name, value in report.items():
+        yield Metric(name, value)
 
 
 # --- training -----------------------------------------------------------------------------------

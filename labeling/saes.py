@@ -202,9 +202,9 @@ def downstream_loss(reference: Reference, loaded: LoadedSAE, ids: list[np.ndarra
                 if handle:
                     handle.remove()
             losses = torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none"
+                logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten().to(logits.device), reduction="none"
             )
             totals[name] += float(losses[scored[:, 1:].flatten()].sum())
     losses_ = {name: total / count for name, total in totals.items()}
     recovered = (losses_["zeroed"] - losses_["reconstructed"]) / (losses_["zeroed"] - losses_["clean"])
-    return {**losses_, "recovered": recovered, "tokens": float(count)}
+    return {**losses_, "recovered": recovered}

@@ -166,6 +166,8 @@ def test_a_corpus_goes_through_every_step_on_the_command_line(
     model, sae = tiny_reference(tmp_path / "model"), tiny_sae(tmp_path / "sae")
     out = ok(tokensieve("reference", "add", "tiny", "--model", model, "--sae", sae))
     assert out == f"tiny: {model}, block 2, 64 latents (topk)\n"
+    figures = json.loads(ok(tokensieve("sae", "evaluate", sae, "--model", model, "--text", f"{mine}=200")))
+    assert figures["held_out_l0"] == 8 and figures["held_out_fvu"] > 0.9  # TopK of 8, of random weights
     code, _, err = tokensieve("discover", "medicine", "--reference", "tiny")
     assert code == 2 and "failed its preflight" in err
     ok(tokensieve("discover", "medicine", "--override", "an SAE of random weights reconstructs nothing"))
