@@ -63,7 +63,7 @@ def _lines(events: Iterable[Event], every: float) -> Iterator[Event]:
             match event:
                 case Progress():
                     name = event.note or "working"
-                    if name not in stages:
+                    if name not in stages or event.done < stages[name].newest.done:  # the same work on another text
                         stages[name] = Stage(name, event)
                     stage = stages[name]
                     stage.behind |= event.done != stage.newest.done

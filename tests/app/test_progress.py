@@ -58,3 +58,8 @@ def test_a_stage_cut_short_still_says_how_far_it_came(capsys):
 
 def test_a_stage_without_a_number_is_named(capsys):
     assert told(capsys, [Progress(0, None, "", "learn a vocabulary")]) == ["learn a vocabulary: begins"]
+
+
+def test_a_stage_that_begins_again_is_timed_anew(capsys):
+    lines = told(capsys, [Progress(n, None, "tokens", "predict") for n in (0, 5000, 0, 10)])
+    assert [line.split(",")[0] for line in lines] == ["predict: begins", "predict: begins", "predict: 10 tokens"]
