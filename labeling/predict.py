@@ -32,6 +32,7 @@ from labeling.predictions import Prediction, PredictionStore, write_predictions
 from labeling.references import cpu_has_bf16, load_model, pick_device, pick_dtype
 from labeling.tokens import Tokens, special_tokens, tokenize, windows
 
+STEP = 16  # batches are padded to multiples of so many columns
 PRECISIONS = ("auto", "full", "int8")  # full: fp32, or bf16 where the hardware has it
 
 __all__ = ["LoadedClassifier", "Prediction", "PredictionStore", "load_classifier", "predict", "predict_corpus"]
@@ -150,12 +151,18 @@ def padded(classifier: LoadedClassifier, batch: Sequence[NDArray[np.int32]]) -> 
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
+def width(classifier: LoadedClassifier, longest: int) -> int:
+    """Columns of a batch, special tokens included: in steps, for the CPU's kernels keep memory for every shape they met."""
+    columns = len(classifier.prefix) + longest + len(classifier.suffix)
+    return min(-(-columns // STEP) * STEP, classifier.window)
+
+
 def batched(
     classifier: LoadedClassifier, batch: Sequence[NDArray[np.int32]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Token ids with special tokens around each window, padded on the right, and the attention mask."""
     extra = len(classifier.prefix) + len(classifier.suffix)
-    shape = len(batch), extra + max(len(ids) for ids in batch)
+    shape = len(batch), width(classifier, max(len(ids) for ids in batch))
     tokens = np.full(shape, classifier.tokenizer.pad_token_id or 0, np.int64)
     mask = np.zeros(shape, np.int64)
     for row, ids in enumerate(batch):
@@ -208,10 +215,9 @@ def plan(
     """Batches of windows (document, start, end, kept) of like length, so that little of a batch is padding."""
     every = [(d, *s) for d, n in enumerate(lengths) for s in stretches(n, classifier.size, classifier.overlap)]
     every.sort(key=lambda w: (w[1] - w[2], w[0], w[1]))  # longest first; then a fixed order
-    extra, begin = len(classifier.prefix) + len(classifier.suffix), 0
+    begin = 0
     while begin < len(every):
-        longest = every[begin][2] - every[begin][1] + extra
-        rows = max(1, batch_tokens // longest)
+        rows = max(1, batch_tokens // width(classifier, every[begin][2] - every[begin][1]))
         yield every[begin : begin + rows]
         begin += rows
 
