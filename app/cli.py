@@ -5,6 +5,7 @@ standard error that names the file, row or option and what to do, and exit code 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,19 +39,27 @@ Precision = Annotated[
     str, typer.Option(help="full (fp32 or bf16), int8, or auto: int8 on CPUs that multiply bytes but not bf16.")
 ]
 AUTHOR = "owner"
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def main() -> None:
-    """Entry point: user errors become one line and exit code 2."""
+    """Entry point: user errors become one line and exit code 2, Ctrl-C one line and 130; `| head` ends it quietly."""
     try:
-        cli()
+        try:
+            cli()
+        finally:
+            sys.stdout.flush()  # not left to the interpreter's exit, where a closed pipe could not be caught
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except (ValueError, OSError) as error:
         message = " ".join(said(error).split())
         sys.stderr.write(f"tokensieve: {message}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("tokensieve: stopped; run the same command again to go on where it stopped\n")
-        raise SystemExit(130) from None
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            sys.stderr.write("tokensieve: stopped; run the same command again, what was finished is not done twice\n")
+        raise
 
 
 def said(error: ValueError | OSError) -> str:

@@ -65,6 +65,8 @@ def _versions() -> dict[str, str]:
 
 def seal(folder: Path, kind: str, info: dict[str, Any]) -> dict[str, Any]:
     """Write `MANIFEST.json` over every file now in `folder`, after fsyncing each. Returns it."""
+    for left in folder.glob(f".{MANIFEST}.*.tmp"):  # by a run that was killed here
+        left.unlink()
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
         _fsync(path)

@@ -2,7 +2,8 @@
 
 Two passes over shards of documents: one scores (slow), one treats (fast), so that a budget can see all
 scores before it picks a threshold. Work lies in `OUT.partial`; a shard counts as done in a pass once
-its small .json is there, written last, so a killed run repeats one shard at most. `OUT` appears whole:
+its small .json is there, written last, so a killed run repeats one shard at most (with standard input all of them: it
+cannot be read again). `OUT` appears whole:
 
     000-corpus-00000.parquet   mask, remove: id, text, input_ids, loss_mask (uint8, 1 = learn)
                                document: id, text, kept
@@ -22,7 +23,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from labeling.artifacts import MANIFEST, read_manifest, replace_folder, seal, write_json
-from labeling.documents import read, sources
+from labeling.documents import Document, Rejection, read, sources
 from labeling.events import Artifact, Event, Progress
 from labeling.predict import pick_precision
 from labeling.scoring import ENGINES, SCORED, Scorer, Shard, score_here, score_on_ray, write_rows
@@ -56,7 +56,8 @@ class FilterConfig:
     budget: float | None = None  # share of all tokens to remove at most, instead of a threshold
     tokenizer: str | None = None  # hub id or folder of the output's tokenizer; None: the classifier's
     document_share: float = 0.5  # document: dropped from this share of forget tokens on (a budget picks its own)
-    shard_documents: int = 2000
+    shard_documents: int = 2000  # a shard ends with the document that brings it to so many,
+    shard_characters: int = 8_000_000  # or to so much text, for it is held in memory
     precision: str = "auto"  # of the forward pass: full, int8, or whichever pays on this machine
     engine: str = "local"  # or ray
 
@@ -71,8 +72,9 @@ class FilterConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not {value}")
-        if self.shard_documents < 1:
-            raise ValueError(f"shard_documents must be at least 1, not {self.shard_documents}")
+        for name in ("shard_documents", "shard_characters"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ def filter_corpus(
         "text_field": text_field, "id_field": id_field,
     }  # fmt: skip
     work = out.with_name(out.name + ".partial")
-    if (out / MANIFEST).exists() and (info := read_manifest(out)["info"]).get("plan") == plan:
+    if "-" in inputs:  # what came from standard input before may have been another text: nothing of it is taken up
+        shutil.rmtree(work, ignore_errors=True)
+    elif (out / MANIFEST).exists() and (info := read_manifest(out)["info"]).get("plan") == plan:
         shutil.rmtree(work, ignore_errors=True)
         yield Artifact("filter", out, info)
         return
@@ -164,30 +168,34 @@ def _placeholder_id(tokenizer: Any) -> int:
 
 
 def _shards(inputs: list[str], config: FilterConfig, text: str, id_: str) -> Iterator[Shard]:
-    """The inputs' rows in shards of fixed size, named by file and place, so that a rerun cuts them alike."""
+    """The inputs' rows in shards, named by file and place; every run cuts them alike."""
     for number, name in enumerate(inputs):
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", "stdin" if name == "-" else Path(name).name.split(".")[0]).strip(".-")
-        rows = read(name, text, id_)
-        for part in range(1_000_000):
-            chunk = list(islice(rows, config.shard_documents))
-            if not chunk:
-                break
-            yield Shard(f"{number:03d}-{stem}-{part:05d}", chunk)
+        for part, rows in enumerate(_cut(read(name, text, id_), config)):
+            yield Shard(f"{number:03d}-{stem}-{part:05d}", rows)
+
+
+def _cut(rows: Iterable[Document | Rejection], config: FilterConfig) -> Iterator[list[Document | Rejection]]:
+    """Stretches of rows that end with the document that fills them; one stretch is all that is held in memory."""
+    chunk: list[Document | Rejection] = []
+    held = 0
+    for row in rows:
+        chunk.append(row)
+        held += len(row.text) if isinstance(row, Document) else 0
+        if len(chunk) == config.shard_documents or held >= config.shard_characters:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a scored shard, lists as arrays."""
     with pq.ParquetFile(path) as parquet:
         for batch in parquet.iter_batches(batch_size=64):
-            for row in batch.to_pylist():
-                for name, dtype in (
-                    ("input_ids", np.int32),
-                    ("starts", np.int32),
-                    ("ends", np.int32),
-                    ("p", np.float32),
-                ):
-                    row[name] = np.array(row[name], dtype)
-                yield row
+            for values in zip(*batch.columns, strict=True):
+                row = zip(batch.schema.names, values, strict=True)
+                yield {n: v.values.to_numpy() if isinstance(v, pa.ListScalar) else v.as_py() for n, v in row}
 
 
 # --- decide -------------------------------------------------------------------------------------

@@ -1,7 +1,12 @@
 """The command line as a person or a script meets it: what it prints, what it writes, how it refuses."""
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +18,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import models as m
+from app.db import MIGRATIONS
 from app.settings import Settings
 from labeling.documents import Document
+from labeling.examples import TrainConfig
+from labeling.export import write_classifier
 from labeling.filtering import PLACEHOLDER
+from labeling.train import untrained
 from tests.app.command import Command, refusal, tokensieve, write
 from tests.fakes import SIDES, corpus, tiny_encoder, tiny_reference, tiny_sae
 
@@ -263,3 +272,55 @@ def check_filtered(rows: list[dict[str, Any]], folder: Path, treatment: str, doc
         assert {row["id"]: row["text"] for row in rows} == texts
     else:
         assert any(PLACEHOLDER in row["text"] for row in rows)
+
+
+# As a process: what it leaves behind when it is stopped ---------------------------------------------
+
+
+def classifier_folder(folder: Path) -> Path:
+    classifier = untrained(TrainConfig(str(tiny_encoder(folder / "encoder"))))
+    write_classifier(classifier, folder / "classifier", {}, onnx=False)
+    return folder / "classifier"
+
+
+def process(*words: object, **streams: Any) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "app", *map(str, words)]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(command, cwd=MIGRATIONS.parent, env=env, stderr=subprocess.PIPE, **streams)
+
+
+def test_predict_ends_quietly_when_nobody_reads_on(tmp_path: Path) -> None:
+    text = documents_file(tmp_path / "text.jsonl", corpus(300))  # far more output than a pipe holds
+    running = process("predict", classifier_folder(tmp_path), text, "-o", "-", stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    assert json.loads(running.stdout.readline())["id"] == "clinic-0"
+    running.stdout.close()
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 1 and b"Error" not in err and b"pipe" not in err, err
+
+
+def test_a_table_that_nobody_reads_is_no_error_at_exit(tmp_path: Path) -> None:
+    gold = write(tmp_path / "gold.jsonl", {"id": "a", "text": "A fern.", "spans": []})
+    found = write(tmp_path / "found.jsonl", {"id": "a", "spans": [], "tokens": [[0, 1, 0.1], [1, 6, 0.2], [6, 7, 0]]})
+    running = process("score", found, gold, stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    running.stdout.close()
+    _, err = running.communicate(timeout=120)
+    assert (running.returncode, err) == (1, b"")
+
+
+def test_predict_that_is_interrupted_says_so_and_leaves_no_file(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    running = process("predict", classifier_folder(tmp_path), "-", "-o", out, stdin=subprocess.PIPE)
+    assert running.stdin is not None
+    for i in range(5):
+        text = "The nurse inserted a catheter. " * 4000  # more than are scored at a time
+        running.stdin.write(json.dumps({"id": str(i), "text": text}).encode() + b"\n")
+    running.stdin.flush()  # and left open: it waits for more, with some of it written
+    while not (started := tmp_path / ".out.jsonl.tmp").exists() or not started.stat().st_size:
+        assert running.poll() is None
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 130 and b"tokensieve: stopped" in err and b"Traceback" not in err, err
+    assert not out.exists() and not started.exists()
