@@ -1,16 +1,23 @@
 """Run the web server, with a worker process beside it."""
 
 import gc
+import logging
 import multiprocessing
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import uvicorn
 
 from app.db import session_factory
 from app.security import check_bind, make_login_link
 from app.settings import Settings
+
+log = logging.getLogger("tokensieve")
+PAUSE_SECONDS = 2.0  # before another worker: one that cannot start must not keep a core busy
 
 
 def check_port(settings: Settings) -> None:
@@ -30,6 +37,36 @@ def _work(settings: Settings) -> None:
     run_forever(settings)
 
 
+@contextmanager
+def worker_beside(settings: Settings) -> Iterator[None]:
+    """A worker process, and the next one whenever it dies (killed, out of memory): it takes the job in hand up again."""
+    ended = threading.Event()
+    spawn = multiprocessing.get_context("spawn")
+
+    def keep() -> None:
+        while not ended.is_set():
+            process = spawn.Process(target=_work, args=(settings,), name="tokensieve-worker")
+            process.start()
+            while process.is_alive() and not ended.is_set():
+                process.join(0.2)
+            if process.exitcode == 0:  # told to stop, by Ctrl-C as we are
+                return
+            if process.is_alive():
+                process.terminate()
+                process.join(10)
+            else:
+                log.warning("the worker ended with code %s; starting another one", process.exitcode)
+                ended.wait(PAUSE_SECONDS)
+
+    thread = threading.Thread(target=keep, name="worker-beside")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def settle() -> None:
     """Set what the imports left aside for good: walking it in the midst of a request takes 0.2 s, on one page in ten."""
     gc.collect()
@@ -44,22 +81,14 @@ def serve(settings: Settings, worker: bool = True) -> None:
     # uvicorn raises the signal again once it has shut down; by default that would end us before the worker.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = create_app(settings)
-    process = None
-    if worker:
-        process = multiprocessing.get_context("spawn").Process(target=_work, args=(settings,), name="tokensieve-worker")
-        process.start()
-    sys.stderr.write(_greeting(settings))
     tls = {"ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key} if settings.tls_cert else {}
-    try:
+    with worker_beside(settings) if worker else nullcontext():
+        sys.stderr.write(_greeting(settings))
         settle()
         uvicorn.run(
             app, host=settings.host, port=settings.port, log_level="warning", server_header=False,
             **tls,  # type: ignore[arg-type]
         )  # fmt: skip
-    finally:
-        if process is not None:
-            process.terminate()
-            process.join(10)
 
 
 def _greeting(settings: Settings) -> str:

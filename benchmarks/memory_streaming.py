@@ -125,7 +125,9 @@ def main() -> None:
             for way in arguments.ways:
                 with tempfile.TemporaryDirectory(dir=folder) as made:
                     rss, seconds, cpu = run(way, classifier, corpus, Path(made) / "out")
-                tenths = [max(part) // MB for i in range(10) if (part := rss[i * len(rss) // 10 : (i + 1) * len(rss) // 10])]
+                tenths = [
+                    max(part) // MB for i in range(10) if (part := rss[i * len(rss) // 10 : (i + 1) * len(rss) // 10])
+                ]
                 print(
                     f"{way:8} {megabytes:5} MB, {documents:,} documents: peak RSS {max(rss) // MB:,} MB, "
                     f"{seconds:,.0f} s, {cpu:,.0f} CPU s; by tenths of the time {tenths}",
