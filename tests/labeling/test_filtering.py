@@ -1,5 +1,7 @@
+import io
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 from labeling.artifacts import verify
 from labeling.documents import Document
-from labeling.events import Artifact
+from labeling.events import Artifact, Event
 from labeling.examples import TrainConfig
 from labeling.export import write_classifier
 from labeling.filtering import PLACEHOLDER, FilterConfig, _bins, _within, filter_corpus, hidden
@@ -161,6 +163,41 @@ def test_a_run_stopped_anywhere_ends_like_an_undisturbed_one(folder: Path, tmp_p
         assert not out.with_name(f"{stop}.partial").exists()
 
 
+def test_what_a_run_killed_while_sealing_left_is_not_delivered(folder: Path, tmp_path: Path) -> None:
+    steps = filter_corpus(folder / "classifier", [str(folder / "corpus.jsonl")], tmp_path / "out", FilterConfig())
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    (tmp_path / "out.partial" / "whole" / ".MANIFEST.json.1.tmp").write_text("{")
+    run(folder, tmp_path / "out", shard_documents=FilterConfig.shard_documents)
+    assert not [name for name in files(tmp_path / "out") if name.endswith(".tmp")]
+
+
+def test_a_shard_ends_with_the_document_that_fills_it(folder: Path, tmp_path: Path) -> None:
+    _, rows = run(folder, tmp_path / "out", shard_documents=100, shard_characters=400)
+    assert [row["id"] for row in rows] == [d.id for d in DOCUMENTS]
+    shards = [pq.read_table(p).column("text").to_pylist() for p in sorted((tmp_path / "out").glob("*.parquet"))]
+    sizes = [[len(text) for text in texts] for texts in shards]
+    assert len(sizes) > 2 and all(sum(shard[:-1]) < 400 for shard in sizes)
+    assert all(sum(shard) >= 400 for shard in sizes[:-1])
+
+
+def test_standard_input_is_read_anew_each_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def piped(*documents: Document) -> Iterator[Event]:
+        lines = "".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in documents)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+        return filter_corpus(folder / "classifier", ["-"], tmp_path / "out", FilterConfig(shard_documents=1))
+
+    def ids() -> list[str]:
+        return [i for p in sorted((tmp_path / "out").glob("*.parquet")) for i in pq.read_table(p)["id"].to_pylist()]
+
+    stopped = piped(*DOCUMENTS[:3])
+    next(stopped)
+    stopped.close()  # type: ignore[attr-defined]
+    for documents in (DOCUMENTS[3:5], DOCUMENTS[5:6]):  # after one that was stopped, and after one that is whole
+        list(piped(*documents))
+        assert ids() == [d.id for d in documents]
+
+
 def test_a_finished_folder_is_not_made_again(folder: Path, tmp_path: Path) -> None:
     arguments = folder / "classifier", [str(folder / "corpus.jsonl")], tmp_path / "out", FilterConfig()
     first = list(filter_corpus(*arguments))
@@ -183,6 +220,7 @@ def test_another_runs_work_is_not_mixed_in(folder: Path, tmp_path: Path) -> None
         {"threshold": -0.1},
         {"threshold": 0.5, "budget": 0.1},
         {"shard_documents": 0},
+        {"shard_characters": 0},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change: dict[str, Any]) -> None:

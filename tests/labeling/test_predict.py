@@ -16,8 +16,10 @@ from labeling.examples import TrainConfig
 from labeling.export import write_classifier
 from labeling.predict import (
     LoadedClassifier,
+    batched,
     covering,
     load_classifier,
+    plan,
     predict,
     predict_corpus,
     smoothed,
@@ -110,6 +112,14 @@ def test_padding_switched_on_in_a_tokenizer_file_is_no_special_token(folder: Pat
     tokenizer.backend_tokenizer.enable_padding(length=128)
     tokenizer.backend_tokenizer.enable_truncation(64)
     assert special_tokens(tokenizer) == ([tokenizer.cls_token_id], [tokenizer.sep_token_id])
+
+
+def test_batches_of_any_length_come_in_few_widths(classifier: LoadedClassifier) -> None:
+    lengths = range(1, 3 * classifier.size)
+    batches = [b for n in lengths for b in plan(classifier, [n], 1024)]
+    found = {batched(classifier, [np.zeros(end - start, np.int32) for _, start, end, _ in b])[0].shape for b in batches}
+    assert {columns for _, columns in found} == {16, 32, classifier.window}
+    assert all(rows * columns <= 1024 for rows, columns in found)
 
 
 def test_documents_are_read_only_as_they_are_needed(classifier: LoadedClassifier) -> None:
