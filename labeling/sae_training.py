@@ -334,6 +334,8 @@ def train_sae(
     beside = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     sae.save_inference_model(str(beside))
+    config_file = beside / "cfg.json"
+    write_json(config_file, json.loads(config_file.read_text(encoding="utf-8")))  # whose order follows a set's
     report = evaluate_reconstruction(load_sae(str(beside)), held_out)
     report["dead"] = float(trainer.dead_neurons.sum())
     info = {"config": asdict(config), "training_tokens": sum(batches.rows), "held_out_tokens": len(held_out), **report}

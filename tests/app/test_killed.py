@@ -180,7 +180,7 @@ def test_a_filter_killed_with_an_output_half_written_ends_as_if_it_had_not_been(
     classifier, inputs = classifier_folder(tmp_path), tmp_path / "in"
     inputs.mkdir()
     for i, name in enumerate("abc"):
-        documents_file(inputs / f"{name}.jsonl", corpus(1500, seed=i))
+        documents_file(inputs / f"{name}.jsonl", corpus(1000, seed=i))
     options = ("--treatment", "remove", "--budget", 0.2)
     finish(tmp_path, "filter", classifier, inputs, "-o", tmp_path / "calm", *options)
     out, work = tmp_path / "killed", tmp_path / "killed.partial"
