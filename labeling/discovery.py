@@ -72,7 +72,7 @@ def _ranked(store: Store, sides: dict[str, str], found: list[Tally]) -> Table:
         "rate_retain": retains / max(retain, 1),
         "ratio": ratio,
         "ratio_nearest": np.nanmin(family_ratio, axis=1) if against.any() else ratio,
-        "auroc": _auroc(found, forget, retain),
+        "auroc": _auroc(stats.active, side, tokens, np.concatenate([tally.wins for tally in found])),
         "top_tokens": np.concatenate([tally.top for tally in found]),
         "family_density": stats.active / np.maximum(tokens, 1),
         "family_strong": strong,
@@ -85,13 +85,16 @@ def jeffreys(hits: NDArray[np.int64], n: int | NDArray[np.int64]) -> NDArray[np.
     return (hits + 0.5) / (n + 1)
 
 
-def _auroc(found: list[Tally], forget: int, retain: int) -> NDArray[np.float64]:
+def _auroc(
+    active: NDArray[np.int64], side: NDArray[np.int8], tokens: NDArray[np.int64], wins: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """AUROC from the firings alone: all other tokens tie at zero."""
-    wins, fired = np.concatenate([t.wins for t in found]), np.concatenate([t.fired for t in found])
+    forget, retain = int(tokens[side > 0].sum()), int(tokens[side < 0].sum())
     if not forget or not retain:
         return np.full(len(wins), 0.5)
-    silent_retain, silent_forget = retain - fired[:, 0], forget - fired[:, 1]
-    return (wins + fired[:, 1] * silent_retain + silent_forget * silent_retain / 2) / (forget * retain)
+    fired = active[:, side > 0].sum(1)
+    silent_retain, silent_forget = retain - active[:, side < 0].sum(1), forget - fired
+    return (wins + fired * silent_retain + silent_forget * silent_retain / 2) / (forget * retain)
 
 
 def discover(

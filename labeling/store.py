@@ -84,10 +84,12 @@ class Shard:
 
     @classmethod
     def open(cls, folder: Path, first: int) -> "Shard":
-        # A plain view of the map: slicing np.memmap itself costs several times as much.
-        load = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("indptr", "tokens", "values")]
-        indptr, tokens, values = (array.view(np.ndarray) for array in load)
-        return cls(first, indptr, tokens, values)
+        return cls(first, *(_map(folder / f"{name}.npy") for name in ("indptr", "tokens", "values")))
+
+
+def _map(path: Path) -> NDArray[Any]:
+    """A plain view of the file's memory map: slicing np.memmap itself costs several times as much."""
+    return np.load(path, mmap_mode="r").view(np.ndarray)  # type: ignore[no-any-return]
 
 
 class Store:
@@ -97,7 +99,7 @@ class Store:
         self.path, self.info = path, info
         self.d_sae: int = info["d_sae"]
         self.families: list[str] = info["families"]
-        load = (np.load(path / f"{name}.npy", mmap_mode="r") for name in ("ids", "starts", "ends"))
+        load = (_map(path / f"{name}.npy") for name in ("ids", "starts", "ends"))
         self.ids, self.starts, self.ends = load  # each int32 (tok,)
         self.n_tokens = len(self.ids)
         table = pq.read_table(path / "documents.parquet").to_pydict()
