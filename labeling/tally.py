@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from labeling.store import Shard, Store, half_below
 
-POSTINGS = 1 << 21  # of a block; a single latent may have more
+POSTINGS = 1 << 20  # of a block; a single latent may have more
 LATENTS = 1 << 16  # of a block: (latent, value, side) packs into 32 bits, (latent, token id, value) into 64
 TOP = 8  # token ids kept per latent
-RETAIN, FORGET, NEITHER = 0, 1, 2**32 - 1
+PARTS = 64  # of a latent's token ids, to bound its TOP
+RETAIN, FORGET, NEITHER = np.uint32(0), np.uint32(1), np.uint32(2**32 - 1)
+LAST = np.uint64(2**64 - 1)
 # Every float16 as a multiple of the smallest: sums of these are exact, in any order.
 UNITS = (np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64) * 2**24).astype(np.int64)
 
@@ -41,11 +43,11 @@ class Tally:
 class Tokens:
     """What the pass asks of a token: its id and its document, and of that its family and side.
 
-    All documents that are not in train are one, the last, of no family.
+    All documents that are not in train are one, the last, of no family. Reading a token is the slowest
+    step there is, so it is one read.
     """
 
-    ids: NDArray[np.int32]  # (tok,)
-    document: NDArray[np.int32]  # (tok,)
+    packed: NDArray[np.uint64]  # (tok,): id << 32 | document
     family: NDArray[np.int64]  # (document + 1,)
     side: NDArray[np.uint32]  # (document + 1,)
 
@@ -53,10 +55,12 @@ class Tokens:
     def of(cls, store: Store, sides: NDArray[np.int8]) -> "Tokens":
         """`sides` is +1 forget, -1 retain, 0 neither, per family of the store."""
         train, n, families = store.doc_in_split("train"), len(store.keys), len(store.families)
-        document = np.where(train, np.arange(n, dtype=np.int32), np.int32(n))
+        document = np.where(train, np.arange(n), n)
         family = np.append(np.where(train, store.doc_family_index, families), families).astype(np.int64)
-        side = np.array([NEITHER, FORGET, RETAIN], np.uint32)[np.append(sides, np.int8(0))[family]]
-        return cls(store.ids, np.repeat(document, np.diff(store.doc_indptr)), family, side)
+        side = np.array([NEITHER, FORGET, RETAIN])[np.append(sides, np.int8(0))[family]]
+        packed = store.ids.astype(np.uint64) << 32
+        packed |= np.repeat(document.astype(np.uint32), np.diff(store.doc_indptr))
+        return cls(packed, family, side)
 
 
 def tallies(store: Store, sides: NDArray[np.int8], z: float, threads: int = 2) -> Iterator[Tally]:
@@ -85,60 +89,62 @@ def blocks(store: Store) -> list[tuple[int, int]]:
 def _tally(
     store: Store, tokens: Tokens, strong: NDArray[np.uint16], near_top: NDArray[np.uint16], begin: int, end: int
 ) -> Tally:
-    n, families = end - begin, len(store.families)
+    n, families = end - begin, len(store.families) + 1
     size = sum(int(shard.indptr[end] - shard.indptr[begin]) for shard in store.shards)
-    fires, tops = np.empty(size, np.uint32), np.empty(size, np.uint64)
-    cells, documents = np.zeros(n * (families + 1) * 2, np.int64), np.zeros(n, np.int64)
-    strong, near_top, done = strong[begin:end], near_top[begin:end], 0
+    by_value, by_id, done = np.empty(size, np.uint32), np.empty(size, np.uint64), 0
+    seen = np.zeros(n * families * 4, np.int64)  # (latent, family, strong, first of its document)
     for shard in store.shards:
         at = shard.indptr[begin : end + 1]
         if at[0] == at[-1]:
             continue
+        counts, span = np.diff(at), slice(at[0], at[-1])
         mine = slice(done, done := done + int(at[-1] - at[0]))
-        where, bits = shard.tokens[at[0] : at[-1]].astype(np.int64), shard.values[at[0] : at[-1]].view(np.uint16)
-        latent = np.repeat(np.arange(n), np.diff(at))
-        document = tokens.document[shard.first :].take(where)
+        where, bits = shard.tokens[span].astype(np.int64), shard.values[span].view(np.uint16)
+        token = tokens.packed[shard.first :].take(where)
+        document = (token & 0xFFFFFFFF).view(np.int64)
         family = tokens.family.take(document)
+
+        by_value[mine] = np.repeat(np.arange(n, dtype=np.uint32) << 16, counts)
+        by_value[mine] |= bits.astype(np.uint32) << 1
+        by_value[mine] |= tokens.side.take(document)
 
         first = np.empty(len(where), bool)
         np.not_equal(document[1:], document[:-1], out=first[1:])
-        first[at[:-1][at[:-1] < at[1:]] - at[0]] = True
-        first &= family < families
-        documents += np.diff(np.searchsorted(np.flatnonzero(first), at - at[0]))
+        first[(at[:-1] - at[0])[counts > 0]] = True
+        flags = (bits > np.repeat(strong[begin:end], counts)).view(np.uint8) << 1 | first.view(np.uint8)
+        cell = np.repeat(np.arange(n) * families, counts)
+        cell += family
+        cell <<= 2
+        cell += flags
+        seen += np.bincount(cell, minlength=len(seen))
 
-        np.left_shift(latent, 16, out=fires[mine], casting="unsafe")
-        fires[mine] |= bits.astype(np.uint32) << 1
-        fires[mine] |= tokens.side.take(document)
-
-        cells += np.bincount((latent * (families + 1) + family) * 2 + (bits > strong.take(latent)), minlength=len(cells))
-
-        key = latent.view(np.uint64) << 32
-        key |= tokens.ids[shard.first :].take(where).view(np.uint32)
-        key <<= 16
+        key = np.repeat(np.arange(n, dtype=np.uint64) << 48, counts)
+        token >>= 32
+        token <<= 16
+        key |= token
         key |= bits
-        key[(bits <= near_top.take(latent)) | (family == families)] = 2**64 - 1
-        tops[mine] = key
-    hits = cells.reshape(n, families + 1, 2)[:, :families, 1]
-    return Tally(begin, end, hits, documents, _wins(fires, n), _top(tops, n))
+        low = (bits <= np.repeat(near_top[begin:end], counts)) | (family == families - 1)
+        np.bitwise_or(key.view(np.int64), -low.view(np.int8), out=by_id[mine].view(np.int64))  # LAST where low
+    counted = seen.reshape(n, families, 2, 2)[:, :-1]
+    hits, documents = counted[:, :, 1].sum(2), counted[..., 1].sum((1, 2))
+    return Tally(begin, end, hits, documents, _wins(by_value, n), _top(by_id, n))
 
 
-def _wins(fires: NDArray[np.uint32], n: int) -> NDArray[np.float64]:
+def _wins(keys: NDArray[np.uint32], n: int) -> NDArray[np.float64]:
     """Wins of forget over retain among the firings, from (latent, value, side) packed into 32 bits.
 
     Sorted, a forget firing stands behind every retain firing of its latent that it beats or ties with.
     """
-    fires.sort()
-    fires = fires[: np.searchsorted(fires, np.uint32(NEITHER))]
-    forget = np.flatnonzero(fires & 1)
-    before = np.zeros(len(forget) + 1, np.int64)  # retain firings before each of them, summed
-    np.cumsum(forget - np.arange(len(forget)), out=before[1:])
-    start = np.searchsorted(fires, np.arange(n + 1, dtype=np.uint64) << 16)
+    keys.sort()
+    keys = keys[: np.searchsorted(keys, NEITHER)]
+    start = np.append(np.searchsorted(keys, np.arange(n, dtype=np.uint32) << 16), len(keys))
+    forget = np.flatnonzero((keys & 1).astype(bool))
     own = np.searchsorted(forget, start)
-    retain_start = (start - own)[:-1]
-    wins = np.diff(before[own]) - np.diff(own) * retain_start
-    # Runs of one latent, value and side; where a forget run follows a retain run of the same value all pairs tie.
-    edge = np.flatnonzero(np.diff(fires, prepend=np.uint32(NEITHER), append=np.uint32(NEITHER)))
-    run, length = fires[edge[:-1]], np.diff(edge)
+    before = np.append(0, np.cumsum(forget - np.arange(len(forget))))  # retain firings before each, summed
+    wins = np.diff(before[own]) - np.diff(own) * (start - own)[:-1]
+    # A run of forget firings behind a run of retain firings of the same value: all pairs tie.
+    edge = np.append(0, np.flatnonzero(keys[1:] != keys[:-1]) + 1)
+    run, length = keys.take(edge[: len(keys)]), np.diff(edge, append=len(keys))
     tie = np.flatnonzero((run[1:] ^ run[:-1]) == 1)
     return wins - np.bincount(run[tie] >> 16, length[tie] * length[tie + 1] / 2, n)
 
@@ -146,24 +152,24 @@ def _wins(fires: NDArray[np.uint32], n: int) -> NDArray[np.float64]:
 def _top(keys: NDArray[np.uint64], n: int) -> NDArray[np.int32]:
     """Per latent the token ids with the largest sums, from (latent, token id, value) packed into 64 bits.
 
-    Of TOP equal parts of a latent's ids each has a largest sum, so the smallest of these is a bound that
-    TOP ids reach; only the few at or above it are sorted.
+    Of PARTS stretches of a latent's ids each has a largest sum; the TOP-th largest of these is a bound
+    that TOP ids reach, and only the few at or above it are sorted.
     """
     keys.sort()
-    keys = keys[: np.searchsorted(keys, np.uint64(2**64 - 1))]
+    keys = keys[: np.searchsorted(keys, LAST)]
     cell = keys >> 16
-    edge = np.append(np.flatnonzero(np.diff(cell, prepend=np.uint64(2**64 - 1))), len(cell))
-    summed = np.zeros(len(keys) + 1, np.int64)
-    np.cumsum(UNITS[keys.astype(np.uint16)], out=summed[1:])
-    total, cell = np.diff(summed[edge]), cell[edge[:-1]]
-    start = np.searchsorted(cell, np.arange(n + 1, dtype=np.uint64) << 32)
+    edge = np.append(0, np.flatnonzero(cell[1:] != cell[:-1]) + 1)[: len(cell)]
+    keys &= 0xFFFF
+    summed = np.append(0, np.cumsum(UNITS.take(keys.view(np.int64))))
+    total, cell = np.diff(summed.take(edge), append=summed[-1]), cell.take(edge)
+    start = np.append(np.searchsorted(cell, np.arange(n, dtype=np.uint64) << 32), len(cell))
     count = np.diff(start)
-    parts = start[:-1, None] + count[:, None] * np.arange(TOP) // TOP
-    bound = np.maximum.reduceat(np.append(total, 0), parts.ravel()).reshape(n, TOP).min(1)
-    bound[count <= TOP] = 0
+    parts = start[:-1, None] + count[:, None] * np.arange(PARTS) // PARTS
+    peaks = np.maximum.reduceat(np.append(total, 0), parts.ravel()).reshape(n, PARTS)
+    bound = np.where(count < PARTS, 0, np.partition(peaks, PARTS - TOP)[:, PARTS - TOP])
     high = np.flatnonzero(total >= np.repeat(bound, count))
     high = high[np.lexsort((-total[high], cell[high] >> 32))]
-    latent, ids = cell[high] >> 32, cell[high] & (2**32 - 1)
+    latent, ids = cell[high] >> 32, cell[high] & 0xFFFFFFFF
     rank = np.arange(len(latent)) - np.searchsorted(latent, latent)
     kept = rank < TOP
     top = np.full((n, TOP), -1, np.int32)
