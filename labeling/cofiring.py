@@ -2,19 +2,21 @@
 
 All pairs over all tokens would be L0² per token. A latent's neighbours show in a sample of its
 own firings: 64 of them, spread evenly over the train corpus, asked which other latents fire there.
+What is found is sorted, as in `tally`, so memory follows the sample and not the square of the latents.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_matrix
+from scipy.sparse import coo_matrix
 
+from labeling.leading import leading
 from labeling.store import Shard, Store
 
 NEAREST = 8
-SAMPLE = 64  # firings asked per latent; counts must fit int8
-ROWS = 4096  # latents asked in one pass over the store
+SAMPLE = 64  # firings asked per latent
+PAIRS = 1 << 23  # (latent asked, latent found) in one pass over the store, about
 
 
 def cofiring(store: Store) -> Iterator[tuple[int, dict[str, NDArray[np.generic]]]]:
@@ -26,23 +28,25 @@ def cofiring(store: Store) -> Iterator[tuple[int, dict[str, NDArray[np.generic]]
     train = store.token_split_mask("train")
     fired = store.stats.active.sum(1)
     alive = np.flatnonzero(fired)
+    l0 = fired.sum() / max(store.stats.tokens, 1)
+    step = max(1, int(PAIRS / max(SAMPLE * l0, 1)))
     yield 0, columns
-    for begin in range(0, len(alive), ROWS):
-        rows = alive[begin : begin + ROWS]
-        together, asked = np.zeros((len(rows), store.d_sae), np.int8), np.zeros(len(rows), np.int64)
+    for begin in range(0, len(alive), step):
+        rows = alive[begin : begin + step]
+        pairs, asked = [np.zeros(0, np.int64)], np.zeros(len(rows), np.int64)
         for shard, row, token in _sample(store, rows, train):
             asked += np.bincount(row, minlength=len(rows))
-            together += _count(shard, row, token, len(rows), store.d_sae)
+            pairs.append(_pairs(shard, row, token, store.d_sae))
             yield int(begin), columns
-        for i, latent in enumerate(rows):
-            found = np.flatnonzero(together[i])
-            found = found[found != latent]
-            both = together[i, found] / asked[i] * fired[latent]  # expected over all train tokens
-            # A sample may say more than there can be: the rarer of the two fires only so often.
-            both = np.minimum(both, np.minimum(fired[found], fired[latent]))
-            jaccard = both / np.maximum(fired[found] + fired[latent] - both, 1)
-            best = np.argsort(-jaccard, kind="stable")[:NEAREST]
-            near[latent, : len(best)], share[latent, : len(best)] = found[best], jaccard[best]
+        row, found, together = _counted(pairs)
+        other = found != rows[row]
+        row, found, together = row[other], found[other], together[other]
+        own, its = fired[rows[row]], fired[found]
+        # Expected over all train tokens. A sample may say more than there can be: the rarer fires only so often.
+        both = np.minimum(together / asked[row] * own, np.minimum(own, its))
+        jaccard = both / np.maximum(own + its - both, 1)
+        of, rank, index = leading(jaccard, np.searchsorted(row, np.arange(len(rows) + 1)), NEAREST)
+        near[rows[of], rank], share[rows[of], rank] = found[index], jaccard[index]
         yield int(begin + len(rows)), columns
 
 
@@ -64,11 +68,23 @@ def _sample(
         yield shard, row[kept], token[kept]
 
 
-def _count(shard: Shard, row: NDArray[np.int64], token: NDArray[np.int32], rows: int, d_sae: int) -> NDArray[np.int8]:
-    """On how many of each row's tokens each latent fires. (row, d_sae)"""
-    size = int(max(shard.tokens.max(initial=0), token.max(initial=0))) + 1
-    asked = csc_matrix((np.ones(len(row), np.int8), (row, token)), shape=(rows, size))
-    ones = np.ones(len(shard.tokens), np.int8)
-    fires = csc_matrix((ones, shard.tokens, shard.indptr), shape=(size, d_sae))
-    counted: NDArray[np.int8] = (asked @ fires).toarray()
-    return counted
+def _pairs(shard: Shard, row: NDArray[np.int64], token: NDArray[np.int32], d_sae: int) -> NDArray[np.int64]:
+    """row << 32 | latent, for every latent that fires on a row's token."""
+    asked = np.zeros(max(shard.tokens.max(initial=0), token.max(initial=0)) + 1, np.bool_)
+    asked[token] = True
+    there = np.flatnonzero(asked[shard.tokens])  # few; turning all postings around would take longest of all
+    latent = np.repeat(np.arange(d_sae, dtype=np.int32), np.diff(shard.indptr))[there]
+    ones = np.ones(len(there), np.int8)
+    by_token = coo_matrix((ones, (shard.tokens[there], latent)), shape=(len(asked), d_sae)).tocsr()
+    found = by_token[token]
+    return np.repeat(row << 32, np.diff(found.indptr)) | found.indices
+
+
+def _counted(pairs: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(row, latent, how often) of every different pair, in order."""
+    pair = np.concatenate(pairs)
+    pair.sort()
+    edge = np.append(0, np.flatnonzero(pair[1:] != pair[:-1]) + 1)[: len(pair)]
+    together = np.diff(edge, append=len(pair))
+    pair = pair[edge]
+    return pair >> 32, pair & 0xFFFFFFFF, together

@@ -15,12 +15,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from labeling.store import Shard, Store, half_below
+from labeling.leading import leading
+from labeling.store import Store, half_below
 
 POSTINGS = 1 << 20  # of a block; a single latent may have more
 LATENTS = 1 << 16  # of a block: (latent, value, side) packs into 32 bits, (latent, token id, value) into 64
 TOP = 8  # token ids kept per latent
-PARTS = 64  # of a latent's token ids, to bound its TOP
 RETAIN, FORGET, NEITHER = np.uint32(0), np.uint32(1), np.uint32(2**32 - 1)
 LAST = np.uint64(2**64 - 1)
 # Every float16 as a multiple of the smallest: sums of these are exact, in any order.
@@ -150,11 +150,7 @@ def _wins(keys: NDArray[np.uint32], n: int) -> NDArray[np.float64]:
 
 
 def _top(keys: NDArray[np.uint64], n: int) -> NDArray[np.int32]:
-    """Per latent the token ids with the largest sums, from (latent, token id, value) packed into 64 bits.
-
-    Of PARTS stretches of a latent's ids each has a largest sum; the TOP-th largest of these is a bound
-    that TOP ids reach, and only the few at or above it are sorted.
-    """
+    """Per latent the token ids with the largest sums, from (latent, token id, value) packed into 64 bits."""
     keys.sort()
     keys = keys[: np.searchsorted(keys, LAST)]
     cell = keys >> 16
@@ -163,15 +159,7 @@ def _top(keys: NDArray[np.uint64], n: int) -> NDArray[np.int32]:
     summed = np.append(0, np.cumsum(UNITS.take(keys.view(np.int64))))
     total, cell = np.diff(summed.take(edge), append=summed[-1]), cell.take(edge)
     start = np.append(np.searchsorted(cell, np.arange(n, dtype=np.uint64) << 32), len(cell))
-    count = np.diff(start)
-    parts = start[:-1, None] + count[:, None] * np.arange(PARTS) // PARTS
-    peaks = np.maximum.reduceat(np.append(total, 0), parts.ravel()).reshape(n, PARTS)
-    bound = np.where(count < PARTS, 0, np.partition(peaks, PARTS - TOP)[:, PARTS - TOP])
-    high = np.flatnonzero(total >= np.repeat(bound, count))
-    high = high[np.lexsort((-total[high], cell[high] >> 32))]
-    latent, ids = cell[high] >> 32, cell[high] & 0xFFFFFFFF
-    rank = np.arange(len(latent)) - np.searchsorted(latent, latent)
-    kept = rank < TOP
     top = np.full((n, TOP), -1, np.int32)
-    top[latent[kept], rank[kept]] = ids[kept]
+    latent, rank, index = leading(total, start, TOP)
+    top[latent, rank] = cell[index] & 0xFFFFFFFF
     return top
