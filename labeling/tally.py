@@ -58,7 +58,8 @@ class Tokens:
         document = np.where(train, np.arange(n), n)
         family = np.append(np.where(train, store.doc_family_index, families), families).astype(np.int64)
         side = np.array([NEITHER, FORGET, RETAIN])[np.append(sides, np.int8(0))[family]]
-        packed = store.ids.astype(np.uint64) << 32
+        packed = store.ids.astype(np.uint64)
+        packed <<= 32
         packed |= np.repeat(document.astype(np.uint32), np.diff(store.doc_indptr))
         return cls(packed, family, side)
 
@@ -141,12 +142,13 @@ def _wins(keys: NDArray[np.uint32], n: int) -> NDArray[np.float64]:
     forget = np.flatnonzero((keys & 1).astype(bool))
     own = np.searchsorted(forget, start)
     before = np.append(0, np.cumsum(forget - np.arange(len(forget))))  # retain firings before each, summed
-    wins = np.diff(before[own]) - np.diff(own) * (start - own)[:-1]
+    wins = (np.diff(before[own]) - np.diff(own) * (start - own)[:-1]).astype(np.float64)
     # A run of forget firings behind a run of retain firings of the same value: all pairs tie.
     edge = np.append(0, np.flatnonzero(keys[1:] != keys[:-1]) + 1)
     run, length = keys.take(edge[: len(keys)]), np.diff(edge, append=len(keys))
     tie = np.flatnonzero((run[1:] ^ run[:-1]) == 1)
-    return wins - np.bincount(run[tie] >> 16, length[tie] * length[tie + 1] / 2, n)
+    wins -= np.bincount(run[tie] >> 16, length[tie] * length[tie + 1] / 2, n)
+    return wins
 
 
 def _top(keys: NDArray[np.uint64], n: int) -> NDArray[np.int32]:
