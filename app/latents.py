@@ -92,7 +92,7 @@ def columns_of(table: LatentTable) -> dict[str, tuple[str, str]]:
 def retain_families(table: LatentTable) -> list[str]:
     if "family_ratio" not in table.columns:
         return []
-    has = np.isfinite(table["family_ratio"]).any(0)
+    has = np.isfinite(table["family_ratio"][:1]).any(0)  # a family has a ratio for every latent or for none
     return [family for family, known in zip(table.families, has, strict=True) if known]
 
 
