@@ -1,6 +1,6 @@
 """The largest of each group, against sorting each group."""
 
-import itertools
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_the_leading_ones_are_those_that_sorting_finds(different: int, most: int
     values[: sum(sizes) // 2] *= 1000
     start = np.append(0, np.cumsum(sizes))
     expected = []
-    for group, (begin, end) in enumerate(itertools.pairwise(start)):
+    for group, (begin, end) in enumerate(pairwise(start)):
         order = np.argsort(-values[begin:end], kind="stable")[:most]
         expected += [(group, rank, int(begin + i)) for rank, i in enumerate(order)]
     assert list(zip(*(column.tolist() for column in leading(values, start, most)), strict=True)) == expected
