@@ -286,7 +286,9 @@ def classifier_folder(folder: Path) -> Path:
 def process(*words: object, **streams: Any) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "app", *map(str, words)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    return subprocess.Popen(command, cwd=MIGRATIONS.parent, env=env, stderr=subprocess.PIPE, **streams)
+    # Whoever started these tests in the background made them, and so their children, deaf to Ctrl-C.
+    hears = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen(command, cwd=MIGRATIONS.parent, env=env, stderr=subprocess.PIPE, **hears, **streams)
 
 
 def test_predict_ends_quietly_when_nobody_reads_on(tmp_path: Path) -> None:
