@@ -48,7 +48,7 @@ def batches(classifier: LoadedClassifier, documents: list[Document]) -> list[tup
 def bare_torch(model: Any, packed: list[tuple[Any, Any]]) -> None:
     with torch.inference_mode():
         for ids, mask in packed:
-            model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+            model.base_model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
 
 
 def bare_onnx(model: OnnxModel, packed: list[tuple[Any, Any]]) -> None:
