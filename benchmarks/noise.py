@@ -25,8 +25,9 @@ from app.backbones import located
 from app.cli import find_project, opened
 from app.db import reading
 from app.steps import weak_documents
+from labeling.curves import best_threshold
 from labeling.documents import must, read
-from labeling.evaluate import best_threshold, score
+from labeling.evaluate import score
 from labeling.events import value_of
 from labeling.examples import Labelled, TrainConfig, labelled_windows, take
 from labeling.predict import predict
