@@ -34,7 +34,7 @@ class Stage:
 
     name: str
     newest: Progress
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
     metrics: dict[str, float] = field(default_factory=dict)
     told: float | None = None  # when its last line was written
     behind: bool = True  # something happened since
@@ -46,7 +46,8 @@ class Stage:
         self.told, self.behind = time.monotonic(), False
         done, total, unit = self.newest.done, self.newest.total, self.newest.unit
         parts = [f"{done:,}" + (f" of {total:,}" if total else "") + f" {unit}".rstrip()] if done or total else []
-        if rate := (done - self.first) / max(self.told - self.started, 1e-3):
+        seconds = self.told - self.started
+        if seconds >= 1 and (rate := (done - self.first) / seconds):
             parts.append(f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.2g} a second")
             if total and done < total:
                 left = round((total - done) / rate)

@@ -19,9 +19,7 @@ def told(capsys: pytest.CaptureFixture[str], events: list) -> list[str]:
 
 def test_a_stage_has_a_line_when_it_begins_and_when_it_is_over(capsys):
     lines = told(capsys, [Progress(i, 400, "tokens", "harvest the store") for i in range(401)])
-    assert lines[0] == "harvest the store: 0 of 400 tokens"
-    assert lines[1].startswith("harvest the store: 400 of 400 tokens, ")
-    assert len(lines) == 2
+    assert lines == ["harvest the store: 0 of 400 tokens", "harvest the store: 400 of 400 tokens"]
 
 
 def test_between_them_one_whenever_the_time_is_up(capsys, monkeypatch):
