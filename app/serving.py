@@ -15,6 +15,7 @@ import uvicorn
 from app.db import session_factory
 from app.security import check_bind, make_login_link
 from app.settings import Settings
+from app.threads import beside
 
 log = logging.getLogger("tokensieve")
 PAUSE_SECONDS = 2.0  # before another worker: one that cannot start must not keep a core busy
@@ -40,10 +41,9 @@ def _work(settings: Settings) -> None:
 @contextmanager
 def worker_beside(settings: Settings) -> Iterator[None]:
     """A worker process, and the next one whenever it dies (killed, out of memory): it takes the job in hand up again."""
-    ended = threading.Event()
     spawn = multiprocessing.get_context("spawn")
 
-    def keep() -> None:
+    def keep(ended: threading.Event) -> None:
         while not ended.is_set():
             process = spawn.Process(target=_work, args=(settings,), name="tokensieve-worker")
             process.start()
@@ -58,13 +58,8 @@ def worker_beside(settings: Settings) -> Iterator[None]:
                 log.warning("the worker ended with code %s; starting another one", process.exitcode)
                 ended.wait(PAUSE_SECONDS)
 
-    thread = threading.Thread(target=keep, name="worker-beside")
-    thread.start()
-    try:
+    with beside(keep, "worker-beside"):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def settle() -> None:

@@ -28,6 +28,7 @@ from app.jobs import KINDS, JobView, claim
 from app.models import Artifact as ArtifactRow
 from app.models import Job, JobMetric, now
 from app.settings import Settings
+from app.threads import beside
 from labeling.events import Artifact, Event, Metric, Progress
 
 log = logging.getLogger("tokensieve")
@@ -118,9 +119,8 @@ class Recorder:
 @contextmanager
 def heartbeat(recorder: Recorder, lease: float) -> Iterator[None]:
     """Renews the lease four times in its length, from a thread, however long the step is silent."""
-    ended = threading.Event()
 
-    def beat() -> None:
+    def beat(ended: threading.Event) -> None:
         while not ended.wait(lease / 4):
             try:
                 with recorder.sessions.begin() as session:
@@ -130,13 +130,8 @@ def heartbeat(recorder: Recorder, lease: float) -> Iterator[None]:
             except Exception:
                 log.warning("job %s: could not renew the lease; trying again", recorder.job_id, exc_info=True)
 
-    thread = threading.Thread(target=beat, name=f"heartbeat-{recorder.job_id}", daemon=True)
-    thread.start()
-    try:
+    with beside(beat, f"heartbeat-{recorder.job_id}", daemon=True):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _kept(step: Steps, recorder: Recorder) -> Iterator[Event]:

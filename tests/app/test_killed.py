@@ -193,6 +193,15 @@ def test_a_filter_killed_with_an_output_half_written_ends_as_if_it_had_not_been(
     assert not work.exists()
 
 
+def killed_twice_ends_as_calm(folder: Path, command: tuple[object, ...], *patterns: str) -> None:
+    """Kill the command once a file of each pattern is in its work folder; what it ends with is that of a calm run."""
+    finish(folder, *command, "-o", folder / "calm")
+    for pattern in patterns:
+        assert killed(folder, written(folder / "killed.work", pattern), *command, "-o", folder / "killed")
+    finish(folder, *command, "-o", folder / "killed")
+    assert content(folder / "killed") == content(folder / "calm") != {}
+
+
 def test_an_sae_killed_in_harvest_and_training_is_that_of_a_run_left_alone(tmp_path: Path) -> None:
     model = tiny_reference(tmp_path / "model")
     text = documents_file(tmp_path / "text.jsonl", corpus(2400))
@@ -200,12 +209,7 @@ def test_an_sae_killed_in_harvest_and_training_is_that_of_a_run_left_alone(tmp_p
         "sae", "train", "--model", model, "--layer", 2, "--text", text, "--d-sae", 64, "--k", 8, "--context", 64,
         "--batch", 64, "--samples", 64 * 700,
     )  # fmt: skip
-    finish(tmp_path, *command, "-o", tmp_path / "calm")
-    work = tmp_path / "killed.work"
-    assert killed(tmp_path, written(work, "acts/held-out.safetensors"), *command, "-o", tmp_path / "killed")
-    assert killed(tmp_path, written(work, "checkpoint/state.json"), *command, "-o", tmp_path / "killed")
-    finish(tmp_path, *command, "-o", tmp_path / "killed")
-    assert content(tmp_path / "killed") == content(tmp_path / "calm") != {}
+    killed_twice_ends_as_calm(tmp_path, command, "acts/held-out.safetensors", "checkpoint/state.json")
 
 
 def test_a_backbone_killed_while_it_learns_is_that_of_a_run_left_alone(tmp_path: Path) -> None:
@@ -214,9 +218,4 @@ def test_a_backbone_killed_while_it_learns_is_that_of_a_run_left_alone(tmp_path:
         "bilm", "pretrain", "--text", text, "--layers", 1, "--width", 16, "--heads", 2, "--vocab", 320, "--block", 32,
         "--batch-tokens", 64, "--tokens", 64 * 300,
     )  # fmt: skip
-    finish(tmp_path, *command, "-o", tmp_path / "calm")
-    work = tmp_path / "killed.work"
-    assert killed(tmp_path, written(work, "*/background-*.tmp"), *command, "-o", tmp_path / "killed")
-    assert killed(tmp_path, written(work, "*/checkpoint/state.json"), *command, "-o", tmp_path / "killed")
-    finish(tmp_path, *command, "-o", tmp_path / "killed")
-    assert content(tmp_path / "killed") == content(tmp_path / "calm") != {}
+    killed_twice_ends_as_calm(tmp_path, command, "*/background-*.tmp", "*/checkpoint/state.json")
