@@ -5,7 +5,9 @@ overlaps a forget span (METHOD step 1.5); windows cover long documents so that e
 scored exactly once.
 """
 
+import ctypes
 import re
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LARGE = 1_000_000  # characters; each takes about 70 bytes while it is tokenized
 Spans = list[tuple[int, int]]
 WORD = re.compile(r"\w+")
 SENTENCE = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s)|\n)\s*")
@@ -42,17 +45,30 @@ def tokenize(tokenizer: Any, texts: list[str]) -> list[Tokens]:
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    out = []
-    for text, encoding in zip(texts, backend.encode_batch(texts, add_special_tokens=False), strict=True):
-        starts, ends = [], []
-        for start, end in encoding.offsets:
-            blank = start
-            while blank < end and text[blank].isspace():
-                blank += 1
-            starts.append(blank if blank < end else start)  # a token of blanks alone keeps its place
-            ends.append(end)
-        out.append(Tokens(*(np.array(column, dtype=np.int32) for column in (encoding.ids, starts, ends))))
+    encodings = backend.encode_batch(texts, add_special_tokens=False)
+    out = [_tokens(*pair) for pair in zip(texts, encodings, strict=True)]
+    del encodings
+    if sum(map(len, texts)) >= LARGE:
+        _give_back()
     return out
+
+
+def _tokens(text: str, encoding: Any) -> Tokens:
+    starts, ends = [], []
+    for start, end in encoding.offsets:
+        blank = start
+        while blank < end and text[blank].isspace():
+            blank += 1
+        starts.append(blank if blank < end else start)  # a token of blanks alone keeps its place
+        ends.append(end)
+    return Tokens(*(np.array(column, dtype=np.int32) for column in (encoding.ids, starts, ends)))
+
+
+def _give_back() -> None:
+    """Let the system have what was freed: glibc keeps it, in an arena for each thread that ever tokenized a long text."""
+    trim = sys.platform == "linux" and getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+    if trim:
+        trim(0)
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -1,6 +1,10 @@
 """Offsets are code points, no token goes missing, labels survive a change of tokenizer."""
 
+import ctypes
+import resource
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +55,19 @@ def test_every_word_has_a_token_within_the_text(tokenizer, text):
     if tokenizer is BYTE_LEVEL:
         missing = {text[i] for i in set(range(len(text))) - covered(tokens, text)}
         assert all(c.isspace() for c in missing), missing
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library has no malloc_trim"
+)
+def test_memory_that_a_long_text_took_is_given_back():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    (tokens,) = tokenize(BYTE_LEVEL, ["the patient took a dose of naive things\n" * 50_000])  # takes 400 MB meanwhile
+    assert len(tokens) > 1_000_000
+    assert resident() - before < 150_000_000
 
 
 def test_spans_begin_at_the_word_not_at_the_blank_before_it():
