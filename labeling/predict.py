@@ -239,11 +239,22 @@ def predict(
     buffer_characters: int = 400_000,
 ) -> Iterator[Prediction]:
     """Scored documents in the order given. Small batches stay in a CPU's cache. Memory: one buffer, or the one document larger than it."""
+    for _, _, prediction in predict_tokens(classifier, documents, batch_tokens, buffer_characters):
+        yield prediction
+
+
+def predict_tokens(
+    classifier: LoadedClassifier,
+    documents: Iterable[Document],
+    batch_tokens: int = 2048,
+    buffer_characters: int = 400_000,
+) -> Iterator[tuple[Document, Tokens, Prediction]]:
+    """What `predict` gives, with each document and its tokens."""
     for buffer in _buffers(documents, buffer_characters):
         tokens = tokenize(classifier.tokenizer, [d.text for d in buffer])
         scores = score(classifier, [t.ids for t in tokens], batch_tokens)
         for document, t, p in zip(buffer, tokens, scores, strict=True):
-            yield Prediction(document.id, *covering(document.text, t), p)
+            yield document, t, Prediction(document.id, *covering(document.text, t), p)
 
 
 def covering(text: str, tokens: Tokens) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

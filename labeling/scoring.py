@@ -19,7 +19,7 @@ from labeling.artifacts import write_json
 from labeling.documents import Document, Rejection
 from labeling.events import Event, Progress, value_of
 from labeling.hub import first_line
-from labeling.predict import LoadedClassifier, covering, load_classifier, predict
+from labeling.predict import LoadedClassifier, covering, load_classifier, predict_tokens
 from labeling.tokens import tokenize
 
 ENGINES = ("local", "ray")
@@ -57,8 +57,9 @@ class Scorer:
         """Write one p per token of the output's tokenizer; returns how many there are."""
         rows, tokens = [], 0
         documents = [row for row in shard.rows if isinstance(row, Document)]
-        for document, prediction in zip(documents, predict(self.classifier, documents), strict=True):
-            [target] = tokenize(self.tokenizer, [document.text])
+        for document, own, prediction in predict_tokens(self.classifier, documents):
+            same = self.tokenizer is self.classifier.tokenizer
+            target = own if same else tokenize(self.tokenizer, [document.text])[0]
             starts, ends = covering(document.text, target)
             p = prediction.carried(starts, ends)
             rows.append({
@@ -88,6 +89,7 @@ def tokens_in(folder: Path, shard: str) -> int | None:
 def write_rows(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     beside = path.with_name(path.name + ".tmp")
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), beside, compression="zstd")
+    pa.default_memory_pool().release_unused()  # else the largest shard's columns stay held while the next is scored
     os.replace(beside, path)
 
 

@@ -18,7 +18,7 @@ from labeling.examples import TrainConfig
 from labeling.export import write_classifier
 from labeling.filtering import PLACEHOLDER, FilterConfig, _bins, _within, filter_corpus, hidden
 from labeling.predict import load_classifier, predict
-from labeling.tokens import overlapping, tokenize
+from labeling.tokens import Tokens, overlapping, tokenize
 from labeling.train import untrained
 from tests.fakes import corpus, tiny_encoder, tiny_tokenizer
 
@@ -73,6 +73,21 @@ def test_labels_follow_the_text_to_another_tokenizer(folder: Path, tmp_path: Pat
     for row, tokens, prediction in zip(rows, gpt, predictions, strict=True):
         forget = overlapping(tokens.starts, tokens.ends, prediction.spans(0.5))
         assert row["loss_mask"] == (~forget).astype(int).tolist()
+
+
+def test_the_classifiers_own_tokens_are_not_made_twice(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(tokenizer: Any, texts: list[str]) -> list[Tokens]:
+        made.extend(texts)
+        return tokenize(tokenizer, texts)
+
+    monkeypatch.setattr("labeling.predict.tokenize", counted)
+    monkeypatch.setattr("labeling.scoring.tokenize", counted)
+    run(folder, tmp_path / "out", treatment="mask", threshold=0.5)
+    assert made == [d.text for d in DOCUMENTS]
 
 
 def test_removed_tokens_are_gone_from_ids_and_text(folder: Path, tmp_path: Path) -> None:
