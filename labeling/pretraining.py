@@ -25,7 +25,7 @@ from labeling.bilm import BiLM, BiLMConfig
 from labeling.checkpoints import Checkpoints
 from labeling.documents import Document, must, read, text_sha256
 from labeling.events import Artifact, Event, Metric, Progress
-from labeling.references import cpu_has_bf16, pick_device
+from labeling.references import cpu_has_bf16, load_tokenizer, pick_device
 
 END = "<|endoftext|>"  # stands between documents, and first in every row: something to attend to
 
@@ -87,12 +87,10 @@ def documents_of(files: Iterable[str]) -> Iterator[Document]:
 def make_tokenizer(files: Texts, config: PretrainConfig, characters: int = 50_000_000) -> Any:
     """Our own byte-level BPE, or the one given; either way a row begins and ends with an end-of-text piece."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     if config.tokenizer is not None:
-        fast = AutoTokenizer.from_pretrained(config.tokenizer, trust_remote_code=False)
-        if not fast.is_fast:
-            raise ValueError(f"{config.tokenizer}: no tokenizer.json, so it cannot give character offsets")
+        fast = load_tokenizer(config.tokenizer)
         if fast.eos_token is None:
             fast.add_special_tokens({"eos_token": END})
     else:
@@ -227,7 +225,7 @@ def pretrain(
         yield Progress(0, None, "", "learn a vocabulary")
         with staged(work / "tokenizer", "tokenizer", {}) as folder:
             make_tokenizer(files, config).save_pretrained(folder)
-    tokenizer = _open_tokenizer(work / "tokenizer")
+    tokenizer = load_tokenizer(str(work / "tokenizer"))
     pools, held_out = {}, {}
     for name, paths in files.items():
         train, rest = yield from encode(tokenizer, name, paths, work)
@@ -288,12 +286,6 @@ def round_weights(model: nn.Module) -> None:
     """To what bf16 can hold, so that what is measured is what is saved, in half the space."""
     for parameter in model.parameters():
         parameter.copy_(parameter.bfloat16())
-
-
-def _open_tokenizer(folder: Path) -> Any:
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def _fresh(config: PretrainConfig, vocab: int) -> BiLM:

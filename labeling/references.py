@@ -164,6 +164,20 @@ def load_model(name: str, auto_class: Any = None, dtype: torch.dtype = torch.flo
     return model.eval(), tokenizer
 
 
+def load_tokenizer(name: str) -> Any:
+    """A hub id's or a folder's tokenizer, checked like a model's folder; it must give character offsets. ValueError."""
+    from transformers import AutoTokenizer
+
+    path = checkpoint(name, weights=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{name}: cannot be loaded as a tokenizer ({first_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise ValueError(f"{name}: no tokenizer.json, so it cannot give character offsets")
+    return tokenizer
+
+
 def _silence_gguf_bar() -> None:
     """transformers draws its own bar while it unpacks a GGUF file, whatever its settings say; it tears ours apart."""
     from transformers import modeling_gguf_pytorch_utils as loading

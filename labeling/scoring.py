@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from labeling.artifacts import write_json
 from labeling.documents import Document, Rejection
 from labeling.events import Event, Progress, value_of
-from labeling.hub import first_line
 from labeling.predict import LoadedClassifier, covering, load_classifier, predict_tokens
+from labeling.references import load_tokenizer
 from labeling.tokens import tokenize
 
 ENGINES = ("local", "ray")
@@ -35,15 +35,6 @@ class Shard:
 
     name: str
     rows: list[Document | Rejection]
-
-
-def load_tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{name}: cannot be loaded as a tokenizer ({first_line(error)})") from None
 
 
 class Scorer:

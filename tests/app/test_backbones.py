@@ -7,7 +7,8 @@ from transformers import AutoModel
 import labeling.bilm  # noqa: F401  registers the model
 from app.backbones import DEFAULT, SHIPPED, known, located
 from labeling.artifacts import verify
-from labeling.pretraining import _open_tokenizer, losses
+from labeling.pretraining import losses
+from labeling.references import load_tokenizer
 
 BILM = SHIPPED / "bilm-cpu"
 
@@ -20,7 +21,7 @@ def test_the_shipped_bilm_is_known_by_name_beside_the_default(settings):
 
 def test_the_shipped_bilm_is_whole_and_has_learned_both_ways():
     assert verify(BILM, "backbone")["info"]["parameters_one_direction"] < 6e6
-    model, tokenizer = AutoModel.from_pretrained(BILM, dtype=torch.float32).eval(), _open_tokenizer(BILM)
+    model, tokenizer = AutoModel.from_pretrained(BILM, dtype=torch.float32).eval(), load_tokenizer(str(BILM))
     text = "The patient was treated with antibiotics for an infection of the lung. " * 4
     ids = torch.tensor([tokenizer(text, add_special_tokens=False).input_ids])
     shuffled = ids[:, torch.randperm(ids.shape[1], generator=torch.Generator().manual_seed(0))]

@@ -1,5 +1,6 @@
 """The hook reads what its name says, and windows feed every token once."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labeling.references import Reference, load_model
+from labeling.references import Reference, load_model, load_tokenizer
 from labeling.tokens import windows
 from tests import fakes
 
@@ -136,3 +137,12 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such folder"):
         load_model(str(tmp_path / "nowhere"))
+
+
+def test_a_tokenizer_that_brings_code_is_refused(tmp_path: Path) -> None:
+    folder = fakes.tiny_tokenizer(tmp_path / "tokenizer")
+    assert load_tokenizer(str(folder)).tokenize("a")
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"auto_map": {"AutoTokenizer": ["x.Y", None]}}))
+    with pytest.raises(ValueError, match="auto_map"):
+        load_tokenizer(str(folder))
