@@ -63,6 +63,8 @@ FAMILIES = (
     Family("gene-ontology", "retain", 15_000, read_gene_ontology, most_medical=0.012, prose=False),
     Family("pubmed-science", "retain", 15_000),
     Family("pubmed-society", "retain", 15_000),
+    Family("pubmed-psychology", "retain", 45_000),
+    Family("pubmed-health-care", "retain", 30_000),
     Family("wikipedia", "retain", 50_000, read_wikipedia, most_medical=0.008),
     Family("encyclopedia", "retain", 30_000, read_encyclopedia, most_medical=0.008),
     Family("encyclopedia-between", "mixed", 130_000, read_encyclopedia, most_medical=0.05, least_medical=0.012),
@@ -78,6 +80,8 @@ PUBMED = {
     "biology": "pubmed-biology",
     "science": "pubmed-science",
     "society": "pubmed-society",
+    "psychology": "pubmed-psychology",
+    "health-care": "pubmed-health-care",
     None: "pubmed-unclassed",
 }
 SCHOLARLY = {*PUBMED.values(), "phenotypes", "gene-ontology", "medical-questions"}

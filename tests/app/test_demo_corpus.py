@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.demo import recipe
 from app.demo_cleaning import Text, clean_prose, end_sentence, fingerprint, is_prose, medical_rate
 from app.demo_corpus import FAMILIES, CorpusConfig, Family, build, choose, within
 from app.demo_pubmed import (
@@ -28,6 +29,8 @@ from app.demo_texts import exam_question, read_gene_ontology, spoken
 from app.demo_wikitext import sections
 from labeling.documents import Document, read
 from labeling.events import Artifact, Progress
+from labeling.functions import RETAIN, parse
+from labeling.functions import Family as FamilyVote
 
 HUMAN = Heading((HUMANS,), False)
 ASTHMA = Heading(("C08.127.108",), True)
@@ -37,6 +40,7 @@ GENES = Heading(("G05.360.340.024.340",), True)
 DEPRESSION = Heading(("F03.600.300",), True)
 RAT = Heading(("B01.050.150.900.649.313.992.635.505.700",), False)
 PREGNANCY = Heading(("G08.686.784.769",), False)
+HOSPITALS = Heading(("N02.278.421",), True)
 KIDNEY = Heading(("A05.810.453",), True)
 
 
@@ -50,6 +54,13 @@ KIDNEY = Heading(("A05.810.453",), True)
         ((HUMAN, ASTHMA, ULTRASOUND, DEPRESSION), None),
         ((HUMAN, ASTHMA, ULTRASOUND, PREGNANCY), None),
         ((HUMAN, ASTHMA, ULTRASOUND, Heading(("N05.715.360", "E05.318"), True)), None),  # epidemiology
+        ((HUMAN, DEPRESSION), "psychology"),
+        ((HUMAN, DEPRESSION, HOSPITALS), "psychology"),
+        ((HUMAN, HOSPITALS), "health-care"),
+        ((HUMAN, HOSPITALS, ULTRASOUND), "health-care"),  # one medical heading, not what it is about
+        ((HUMAN, HOSPITALS, ULTRASOUND, Heading(ASTHMA.trees, False)), None),
+        ((HOSPITALS, DEPRESSION), None),  # nobody says these are humans
+        ((HUMAN,), None),
         ((YEAST, GENES), "biology"),
         ((YEAST, GENES, HUMAN), None),
         ((YEAST, GENES, ULTRASOUND), None),
@@ -171,7 +182,8 @@ def pubmed_xml(articles: list[tuple[str, str, str]], descriptors: str = "D001249
     body = ""
     for pmid, language, abstract in articles:
         headings = "".join(
-            f'<MeshHeading><DescriptorName UI="{ui}" MajorTopicYN="Y">x</DescriptorName></MeshHeading>'
+            f'<MeshHeading><DescriptorName UI="{ui}" MajorTopicYN="{"N" if ui == "D3" else "Y"}">x</DescriptorName>'
+            "</MeshHeading>"
             for ui in descriptors.split()
         )
         text = f"<Abstract><AbstractText>{abstract}</AbstractText></Abstract>" if abstract else ""
@@ -214,10 +226,20 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "D001249\tAsthma\tBronchial Asthma\tC08.127.108\t",
         "D2\tUltrasound\t\tE01.370.350.850\t",
         f"D3\tHumans\tMan|Mankind\t{HUMANS}\t",
+        "D4\tDepression\t\tF03.600.300\t",
+        "D5\tHospitals\t\tN02.278.421\t",
     ]
     write(folder / "mesh/mesh.tsv", "\n".join(mesh) + "\n")
     medical = [(str(n), "eng", f"{essay(f'asthma {n}')} {CLINICAL}") for n in range(30)]
-    write(folder / "pubmed/pubmed-1977.xml.gz", gzip.compress(pubmed_xml(medical, "D001249 D2 D3").encode()))
+    old = "".join(
+        pubmed_xml(articles, headings)
+        for articles, headings in (
+            (medical, "D001249 D2 D3"),
+            ([(str(500 + n), "eng", essay(f"depression {n}")) for n in range(30)], "D3 D4"),
+            ([(str(600 + n), "eng", essay(f"hospital {n}")) for n in range(30)], "D3 D5"),
+        )
+    ).replace("</PubmedArticleSet><PubmedArticleSet>", "")
+    write(folder / "pubmed/pubmed-1977.xml.gz", gzip.compress(old.encode()))
     new = "".join(
         pubmed_xml([(f"{start + n}", "eng", essay(f"{journal} {n}")) for n in range(30)], "", journal)
         for start, journal in (
@@ -314,6 +336,14 @@ def test_what_a_family_holds_back_is_nowhere_else(built: Path) -> None:
     texts = {fingerprint(text) for text in shown} | {fingerprint(d.text) for d in unseen}
     assert len(texts) == len(shown) + len(unseen)  # also: no text twice
     assert len(documents(built / "encyclopedia.jsonl")) == 30 - 12
+
+
+def test_the_demos_functions_overrule_only_families_that_are_declared_retain() -> None:
+    sides = {family.name: family.side for family in FAMILIES}
+    for function in recipe()["functions"]:
+        voter = parse(function["config"])
+        assert isinstance(voter, FamilyVote) and voter.veto
+        assert (voter.sign, sides[voter.family]) == (RETAIN, "retain")
 
 
 def test_medical_pages_leave_the_general_families(built: Path) -> None:
