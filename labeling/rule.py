@@ -113,7 +113,7 @@ def labelling(
         elif config.boundary == "grow_above":
             growable[tokens[values > mean[latent] + config.grow_above * sd[latent]]] = True
         if done % 20 == 0:
-            yield Progress(done, len(weights), "latents")
+            yield Progress(done, len(weights), "latents", "count votes")
 
     others = [f for f in functions if not isinstance(f, Latent)]
     vetoed = np.zeros(store.n_tokens, dtype=bool)
@@ -126,7 +126,7 @@ def labelling(
                 vote = np.maximum(vote, 0)
             score[where] += vote.astype(np.int32) * function.weight
         if i % 1000 == 0:
-            yield Progress(i, len(store.keys), "documents")
+            yield Progress(i, len(store.keys), "documents", "ask functions")
     return Labels(grow(seeds_of(score, store.doc_indptr, config), growable, vetoed, store.doc_indptr, config), errors)
 
 

@@ -21,7 +21,7 @@ from labeling.discovery import jeffreys
 from labeling.documents import Document
 from labeling.events import Artifact, Event, Progress
 from labeling.label_models import score_labels
-from labeling.rule import RuleConfig, is_forget, labelling
+from labeling.rule import RuleConfig, is_forget, label
 from labeling.store import Stats, Store
 
 KIND = "transfer"
@@ -124,7 +124,7 @@ def transfer_corpus(
     rows: list[dict[str, Any]] = []
     for fold in folds:
         yield Progress(len(rows), len(folds), "families", "label without each family")
-        rows.append((yield from _row(store, fold, config, gold)))
+        rows.append(_row(store, fold, config, gold))
     base = set(folds[0].latents)
     for row in rows:
         row["kept"] = len(base & set(row["chosen"]))
@@ -139,11 +139,9 @@ def transfer_corpus(
     yield Artifact(KIND, out, info)
 
 
-def _row(
-    store: Store, fold: Fold, config: RuleConfig, gold: Sequence[Document]
-) -> Generator[Event, None, dict[str, Any]]:
+def _row(store: Store, fold: Fold, config: RuleConfig, gold: Sequence[Document]) -> dict[str, Any]:
     """Shares flagged per family on validation documents, and scores on gold."""
-    labels = yield from labelling(store, fold.latents, config, stats=fold.stats)
+    labels = label(store, fold.latents, config, stats=fold.stats)
     mine = np.where(store.token_split_mask("validation"), store.token_family, -1).astype(np.int64)
     flagged = np.bincount(mine[is_forget(labels.flags)] + 1, minlength=len(store.families) + 1)[1:]
     shares = [int(f) / t if t else None for f, t in zip(flagged, _validation_tokens(store), strict=True)]
