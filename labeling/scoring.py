@@ -49,12 +49,14 @@ class Scorer:
         rows, tokens = [], 0
         documents = [row for row in shard.rows if isinstance(row, Document)]
         for document, own, prediction in predict_tokens(self.classifier, documents):
-            same = self.tokenizer is self.classifier.tokenizer
-            target = own if same else tokenize(self.tokenizer, [document.text])[0]
-            starts, ends = covering(document.text, target)
+            if self.tokenizer is self.classifier.tokenizer:
+                ids, starts, ends = own.ids, prediction.starts, prediction.ends
+            else:
+                [target] = tokenize(self.tokenizer, [document.text])
+                ids, (starts, ends) = target.ids, covering(document.text, target)
             p = prediction.carried(starts, ends)
             rows.append({
-                "id": document.id, "text": document.text, "input_ids": target.ids, "starts": starts, "ends": ends, "p": p,
+                "id": document.id, "text": document.text, "input_ids": ids, "starts": starts, "ends": ends, "p": p,
             })  # fmt: skip
             tokens += len(p)
             if len(rows) % 32 == 0:
