@@ -149,13 +149,13 @@ def class_by_headings(headings: tuple[Heading, ...]) -> str | None:
         topics = [heading.trees for heading in headings if heading.major and heading.trees]
         # a heading may sit in a medical and a foreign subtree at once: judge headings, not numbers
         foreign = [all(t.startswith(NOT_MEDICAL) for t in trees) for trees in topics]
-        support = sum(any(t.startswith((*DISEASE, *CLINIC, *PHYSIOLOGY)) for t in h.trees) for h in headings)
+        medical = [h for h in headings if any(t.startswith((*DISEASE, *CLINIC, *PHYSIOLOGY)) for t in h.trees)]
         if topics and all(foreign):
             mental = any(t.startswith("F") for trees in topics for t in trees)
-            return ("psychology" if mental else "health-care") if support < 2 else None
-        about = any(t.startswith((*DISEASE, *CLINIC, *PHYSIOLOGY)) for trees in topics for t in trees)
+            return ("psychology" if mental else "health-care") if len(medical) < 2 else None
+        about = any(heading.major for heading in medical)
         apart = any(t.startswith((*PREGNANCY, "F03", "F04")) for t in every)
-        return "medicine" if about and support >= 2 and not (any(foreign) or apart) else None
+        return "medicine" if about and len(medical) >= 2 and not (any(foreign) or apart) else None
     if any(tree.startswith(ANY_MEDICAL) for tree in every):
         return None
     if any(t.startswith(MAMMALS) for t in every) and any(t.startswith((*PHYSIOLOGY, *ORGANS)) for t in every):
